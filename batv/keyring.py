@@ -1,0 +1,354 @@
+"""Keys and the key ring: immutable values. What a key may do is computed from a Day, never stored.
+
+Rules that a ring keeps:
+
+1. A number, 0 to 9, stands for one key. It is free again only when no tag made with its key is alive.
+2. On no day do two keys sign.
+3. A key verifies from the moment it is in the ring, so that every node can verify before any node signs.
+4. A key leaves the ring only when no tag made with it is alive.
+
+A key's life: it is made (pending: verifies only), signs from a day on (signing), stops on a day (retiring: verifies until its
+last tag has expired), and is spent (retired: may be pruned). A revoked key verifies nothing from that moment on; it
+keeps its number until its tags would have expired.
+
+Source: draft-levine-smtp-batv-01 section 4 (K, the key number, lets keys change).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Self
+
+from batv.errors import KeyRingDataError, KeyRingRuleError, NoSigningKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batv.day import Day
+
+__all__ = [
+    "DEFAULT_LIFETIME_DAYS",
+    "KEY_NUMBERS",
+    "MAX_LIFETIME_DAYS",
+    "SECRET_OCTETS",
+    "WEAK_SECRET_OCTETS",
+    "Key",
+    "KeyRing",
+    "KeyRings",
+    "Role",
+    "Secret",
+]
+
+KEY_NUMBERS: Final = range(10)
+"""One digit of the tag."""
+
+DEFAULT_LIFETIME_DAYS: Final = 7
+"""The draft's and Exim's: longer than the five days for which queues keep trying (RFC 5321 section 4.5.4.1)."""
+
+MAX_LIFETIME_DAYS: Final = 365
+"""Well under the cycle of 1000 days, of which a tag is then good on 367."""
+
+SECRET_OCTETS: Final = 32
+"""Octets of a secret that we make: beyond SHA-1's 20, so that the secret is never the weak part."""
+
+WEAK_SECRET_OCTETS: Final = 16
+"""A secret shorter than this can be guessed offline from one harvested tag."""
+
+
+class Secret:
+    """A key's secret octets, which neither `repr` nor `str` nor a traceback shows."""
+
+    __slots__ = ("octets",)
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets: Final = octets
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same octets."""
+        return isinstance(other, Secret) and self.octets == other.octets
+
+    def __hash__(self) -> int:
+        """Return a hash of the octets."""
+        return hash(self.octets)
+
+    def __repr__(self) -> str:
+        """Return a text without the secret."""
+        return "Secret(****)"
+
+
+class Role(Enum):
+    """What a key may do on a day."""
+
+    PENDING = "pending"  # verifies; signs from a later day, or when activated
+    SIGNING = "signing"  # signs and verifies
+    RETIRING = "retiring"  # verifies until its last tag has expired
+    RETIRED = "retired"  # no tag of it is alive: may be pruned, and its number used again
+    REVOKED = "revoked"  # neither signs nor verifies
+
+    def __str__(self) -> str:
+        """Return the word of the role."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a ring.
+
+    Attributes:
+        number: the K of its tags, 0 to 9.
+        secret: octets of the HMAC key.
+        created: the day it came into the ring.
+        lifetime: days for which its tags are good after the day of signing.
+        signs_from: first day on which it signs; None while that is not settled.
+        retired: first day on which it no longer signs; None while that is not settled.
+        revoked: day of its revocation, or None.
+    """
+
+    number: int
+    secret: Secret = field(repr=False)
+    created: Day
+    lifetime: int = DEFAULT_LIFETIME_DAYS
+    signs_from: Day | None = None
+    retired: Day | None = None
+    revoked: Day | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values that no ring can be right with."""
+        if self.number not in KEY_NUMBERS:
+            raise KeyRingDataError(f"key number {self.number} is not 0 to 9")
+        if not self.secret.octets:
+            raise KeyRingDataError(f"key {self.number} has an empty secret")
+        if not 1 <= self.lifetime <= MAX_LIFETIME_DAYS:
+            raise KeyRingDataError(
+                f"key {self.number} has a lifetime of {self.lifetime} days", f"give 1 to {MAX_LIFETIME_DAYS} days"
+            )
+
+    def role(self, day: Day) -> Role:
+        """Return what the key may do on that day."""
+        if self.revoked is not None:
+            return Role.REVOKED
+        if self.retired is not None and day >= self.retired:
+            return Role.RETIRED if self.free(day) else Role.RETIRING
+        if self.signs_from is not None and day >= self.signs_from:
+            return Role.SIGNING
+        return Role.PENDING
+
+    def verifies(self, day: Day) -> bool:
+        """Whether tags of this key may be accepted on that day."""
+        return self.role(day) in {Role.PENDING, Role.SIGNING, Role.RETIRING}
+
+    @property
+    def last_alive(self) -> Day | None:
+        """Last day on which a tag made with this key can be alive anywhere; None while it may still sign.
+
+        One day is added for a node whose clock is late: it signs, and verifies, one day longer than ours.
+        """
+        ends = [day for day in (self.retired, self.revoked) if day is not None]
+        return min(ends) + self.lifetime if ends else None
+
+    def free(self, day: Day) -> bool:
+        """Whether on that day no tag made with this key is alive, so that the key may go and its number be used again."""
+        last = self.last_alive
+        return last is not None and day > last
+
+    @property
+    def weak(self) -> bool:
+        """Whether the secret is short enough to be guessed from one tag."""
+        return len(self.secret.octets) < WEAK_SECRET_OCTETS
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Up to ten keys, by number.
+
+    Every change returns a new ring and raises KeyRingRuleError where it would break a rule of this module.
+
+    Attributes:
+        created: the day the ring was begun.
+        keys: the keys, in the order of their numbers.
+    """
+
+    created: Day
+    keys: tuple[Key, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the rules that hold between keys."""
+        numbers = [key.number for key in self.keys]
+        if len(set(numbers)) != len(numbers):
+            raise KeyRingDataError("a key number stands in the ring twice", "restore the ring from a copy")
+        if numbers != sorted(numbers):
+            object.__setattr__(self, "keys", tuple(sorted(self.keys, key=lambda key: key.number)))
+        spans = [
+            (key.signs_from, key.retired)
+            for key in self.keys
+            if key.signs_from is not None and key.revoked is None and key.retired != key.signs_from
+        ]
+        spans.sort(key=lambda span: span[0])
+        for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
+            if end is None or end > begin:
+                raise KeyRingDataError(f"two keys would sign on {begin}", "restore the ring from a copy")
+
+    def key(self, number: int) -> Key | None:
+        """Return the key of that number, or None."""
+        for key in self.keys:
+            if key.number == number:
+                return key
+        return None
+
+    def signing_key(self, day: Day) -> Key:
+        """Return the key that signs on that day.
+
+        Raises:
+            NoSigningKeyError: there is none.
+        """
+        for key in self.keys:
+            if key.role(day) is Role.SIGNING:
+                return key
+        raise NoSigningKeyError(
+            f"no key of the ring signs on {day}", "make one with 'batv key new' or let one sign with 'batv key activate'"
+        )
+
+    def signs(self, day: Day) -> bool:
+        """Whether a key signs on that day."""
+        return any(key.role(day) is Role.SIGNING for key in self.keys)
+
+    def verifying_key(self, number: int, day: Day) -> Key | None:
+        """Return the key of that number if its tags may be accepted on that day, else None."""
+        key = self.key(number)
+        return key if key is not None and key.verifies(day) else None
+
+    # Changes. Each takes the day of the change; "on" is the day from which it has its effect.
+
+    def free_number(self, day: Day) -> int:
+        """Return the number for the next key: the one after the newest key's that is free.
+
+        Raises:
+            KeyRingRuleError: all ten numbers are in use by keys with live tags.
+        """
+        taken = {key.number for key in self.keys if not key.free(day)}
+        newest = max(self.keys, key=lambda key: (key.created, key.signs_from or key.created), default=None)
+        first = newest.number + 1 if newest is not None else 0
+        for step in KEY_NUMBERS:
+            number = (first + step) % len(KEY_NUMBERS)
+            if number not in taken:
+                return number
+        soonest = min((last for key in self.keys if (last := key.last_alive) is not None), default=None)
+        when = f"wait until {soonest + 1}" if soonest is not None else "retire a key that is no longer needed"
+        raise KeyRingRuleError("all ten key numbers are in use by keys whose tags may be alive", when)
+
+    def with_key(self, key: Key, day: Day) -> Self:
+        """Return the ring with one key more; a key whose number it takes must be free on that day."""
+        old = self.key(key.number)
+        if old is not None and not old.free(day):
+            last = old.last_alive
+            until = f"until {last}" if last is not None else "for as long as it signs"
+            raise KeyRingRuleError(
+                f"key number {key.number} is in use: tags made with it are alive {until}", "use another number"
+            )
+        return replace(self, keys=(*(kept for kept in self.keys if kept.number != key.number), key))
+
+    def activated(self, number: int, day: Day, on: Day) -> Self:
+        """Return the ring in which that key signs from the day `on`, and the key that would then sign stops."""
+        key = self._existing(number)
+        if on < day:
+            raise KeyRingRuleError(f"{on} is past", "activate a key from today on, or later")
+        role = key.role(day)
+        if role in {Role.RETIRING, Role.RETIRED, Role.REVOKED}:
+            raise KeyRingRuleError(f"key {number} is {role} and cannot sign again", "make a new key with 'batv key rotate'")
+        if role is Role.SIGNING:
+            raise KeyRingRuleError(f"key {number} signs already since {key.signs_from}")
+        changed = [replace(key, signs_from=on)]
+        for other in self.keys:
+            if other.number == number:
+                continue
+            begins = other.signs_from
+            ends = other.retired
+            if begins is None or other.revoked is not None or (ends is not None and ends <= on):
+                changed.append(other)
+            elif begins >= on:
+                # It was to sign later, or from the same day: the newly activated key takes its place.
+                changed.append(replace(other, signs_from=None, retired=None))
+            else:
+                changed.append(replace(other, retired=on))
+        return replace(self, keys=tuple(changed))
+
+    def with_retired(self, number: int, day: Day) -> Self:
+        """Return the ring in which that key signs no more; its tags stay good until they expire."""
+        key = self._existing(number)
+        role = key.role(day)
+        if role in {Role.RETIRING, Role.RETIRED, Role.REVOKED}:
+            raise KeyRingRuleError(f"key {number} is {role} already")
+        signs_from = key.signs_from if key.signs_from is None or key.signs_from <= day else None
+        return self._with(replace(key, retired=day, signs_from=signs_from))
+
+    def with_revoked(self, number: int, day: Day) -> Self:
+        """Return the ring in which that key counts for nothing: its tags are refused from now on."""
+        key = self._existing(number)
+        if key.revoked is not None:
+            raise KeyRingRuleError(f"key {number} is revoked already, since {key.revoked}")
+        return self._with(replace(key, revoked=day))
+
+    def prunable(self, day: Day) -> tuple[Key, ...]:
+        """Return the keys of which no tag is alive on that day."""
+        return tuple(key for key in self.keys if key.free(day))
+
+    def pruned(self, number: int, day: Day) -> Self:
+        """Return the ring without that key, none of whose tags may be alive."""
+        key = self._existing(number)
+        if not key.free(day):
+            last = key.last_alive
+            raise KeyRingRuleError(
+                f"key {number} is needed: tags made with it may be alive" + (f" until {last}" if last is not None else ""),
+                "retire it first" if last is None else f"prune it on {last + 1} or later",
+            )
+        return replace(self, keys=tuple(kept for kept in self.keys if kept.number != number))
+
+    def _existing(self, number: int) -> Key:
+        key = self.key(number)
+        if key is None:
+            raise KeyRingRuleError(f"there is no key {number} in the ring", "see 'batv key list'")
+        return key
+
+    def _with(self, key: Key) -> Self:
+        return replace(self, keys=(*(kept for kept in self.keys if kept.number != key.number), key))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRings:
+    """The default ring, and the own rings of the domains that have one.
+
+    A domain that gets a ring of its own has tags of the default ring under way. They stay good for the default
+    ring's lifetime from the day on which the own ring was begun.
+
+    Attributes:
+        default: the ring of every domain without its own; None where there is no such ring.
+        own: rings by domain, in lower case.
+    """
+
+    default: KeyRing | None
+    own: Mapping[bytes, KeyRing] = field(default_factory=dict)
+
+    def ring_for(self, domain: bytes) -> KeyRing:
+        """Return the ring that signs for a domain.
+
+        Raises:
+            NoSigningKeyError: there is none.
+        """
+        ring = self.own.get(domain.lower(), self.default)
+        if ring is None:
+            raise NoSigningKeyError(
+                f"there is no key ring for {domain.decode('utf-8', 'replace')}", "make one with 'batv key new'"
+            )
+        return ring
+
+    def rings_for(self, domain: bytes, day: Day) -> tuple[KeyRing, ...]:
+        """Return the rings whose tags are accepted for a domain on that day, its own first."""
+        own = self.own.get(domain.lower())
+        if own is None:
+            return (self.default,) if self.default is not None else ()
+        if self.default is not None and self.default.keys:
+            longest = max(key.lifetime for key in self.default.keys)
+            if day - own.created <= longest + 1:
+                return (own, self.default)
+        return (own,)

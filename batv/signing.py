@@ -1,0 +1,178 @@
+"""Sign an address, verify one, and say which check failed.
+
+A tag made on day d says DDD = d + lifetime. It is good on day x iff (DDD - x) mod 1000 <= lifetime + 1: from d - 1, for a
+verifier whose clock is late, through d + lifetime, on no other day of the cycle and across every wrap.
+The checks come in the order grammar, key, signature, day, so that the result names the first that failed.
+
+Source: draft-levine-smtp-batv-01 sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from batv import mac
+from batv.day import stamp_distance
+from batv.mac import Case
+from batv.tag import Placement, Tag, Tagged, has_room, looks_tagged, put_on, take_off
+from batv.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batv.address import Mailbox
+    from batv.day import Day
+    from batv.keyring import Key, KeyRing
+
+__all__ = [
+    "Obstacle",
+    "Style",
+    "Verification",
+    "has_routing_characters",
+    "obstacle",
+    "sign",
+    "sign_with",
+    "strip",
+    "verify",
+    "verify_any",
+]
+
+_ROUTING_CHARACTERS = b"%!@"
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How tags are written.
+
+    Attributes:
+        case: whether the hash source is folded.
+        placement: where the tag stands in the local part.
+    """
+
+    case: Case = Case.FOLD
+    placement: Placement = Placement.PREFIX
+
+
+class Obstacle(Enum):
+    """Why an address stays unsigned. Bounces to such an address are not judged, but for the tagged ones."""
+
+    TAGGED = "carries a tag already"
+    TOO_LONG = "local part too long for a tag"
+    ROUTING = "local part with a routing character"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the checks of one address found.
+
+    Attributes:
+        verdict: VALID, UNTAGGED, MALFORMED, UNKNOWN_KEY, BAD_SIGNATURE or EXPIRED.
+        reason: one clause that names the check, for the log.
+        mailbox: the address without its tag; the address itself where none was found.
+        tag: the tag, where one was found.
+        key: the key that the tag names, where the ring has it.
+        case: the case in which the signature fits.
+        days_left: further days on which the tag is good, 0 on its last; None unless it is valid.
+    """
+
+    verdict: Verdict
+    reason: str
+    mailbox: Mailbox
+    tag: Tag | None = None
+    key: Key | None = None
+    case: Case | None = None
+    days_left: int | None = None
+
+
+def obstacle(mailbox: Mailbox) -> Obstacle | None:
+    """Return why this address cannot be signed, or None if it can."""
+    if take_off(mailbox) is not None:
+        return Obstacle.TAGGED
+    if has_routing_characters(mailbox):
+        return Obstacle.ROUTING
+    if not has_room(mailbox):
+        return Obstacle.TOO_LONG
+    return None
+
+
+def has_routing_characters(mailbox: Mailbox) -> bool:
+    """Whether the local part holds `%`, `!` or `@`, by which old relays are told where to send a message on."""
+    return any(character in mailbox.local for character in _ROUTING_CHARACTERS)
+
+
+def sign(mailbox: Mailbox, ring: KeyRing, day: Day, style: Style = Style()) -> Mailbox | Obstacle:  # noqa: B008 -- frozen
+    """Return the signed address, or why it cannot be signed.
+
+    Args:
+        mailbox: the address to sign.
+        ring: the ring whose signing key of that day is used.
+        day: today, in UTC.
+        style: how the tag is written.
+
+    Raises:
+        NoSigningKeyError: no key of the ring signs on that day.
+    """
+    hindrance = obstacle(mailbox)
+    return sign_with(mailbox, ring.signing_key(day), day, style) if hindrance is None else hindrance
+
+
+def sign_with(mailbox: Mailbox, key: Key, day: Day, style: Style = Style()) -> Mailbox:  # noqa: B008 -- frozen
+    """Return the address signed with one key as of that day, whatever the key's role and the address's length."""
+    stamp = (day + key.lifetime).stamp
+    tag = Tag(key.number, stamp, mac.sign(key, stamp, mailbox, style.case))
+    return put_on(mailbox, tag, style.placement)
+
+
+def verify(mailbox: Mailbox, ring: KeyRing, day: Day) -> Verification:
+    """Return what the checks find out about an address.
+
+    Args:
+        mailbox: the address as it came, with or without a tag.
+        ring: the keys.
+        day: today, in UTC.
+    """
+    return verify_any(mailbox, (ring,), day)
+
+
+def verify_any(mailbox: Mailbox, rings: Iterable[KeyRing], day: Day) -> Verification:
+    """Return the finding of the first ring that finds the tag valid, else that of the first ring."""
+    tagged = take_off(mailbox)
+    if tagged is None:
+        if looks_tagged(mailbox):
+            return Verification(Verdict.MALFORMED, "starts like a tag, is none", mailbox)
+        return Verification(Verdict.UNTAGGED, "no tag", mailbox)
+    first: Verification | None = None
+    for ring in rings:
+        found = _check(tagged, ring, day)
+        if found.verdict is Verdict.VALID:
+            return found
+        first = first or found
+    return first or Verification(Verdict.UNKNOWN_KEY, "no key ring", tagged.mailbox, tagged.tag)
+
+
+def _check(tagged: Tagged, ring: KeyRing, day: Day) -> Verification:
+    tag, mailbox = tagged.tag, tagged.mailbox
+    key = ring.key(tag.key_number)
+    if key is None:
+        return Verification(Verdict.UNKNOWN_KEY, f"no key {tag.key_number} in the ring", mailbox, tag)
+    if key.revoked is not None:
+        return Verification(Verdict.UNKNOWN_KEY, f"key {key.number} was revoked on {key.revoked}", mailbox, tag, key)
+    case = mac.verify(key, tag.stamp, mailbox, tag.signature)
+    if case is None:
+        return Verification(Verdict.BAD_SIGNATURE, "the tag does not fit the address", mailbox, tag, key)
+    days_left = stamp_distance(tag.stamp, day)
+    if days_left > key.lifetime + 1:
+        reason = f"the tag's days are past or not begun (stamp {tag.stamp.decode()}, today {day.stamp.decode()})"
+        return Verification(Verdict.EXPIRED, reason, mailbox, tag, key, case)
+    if not key.verifies(day):
+        # Without this, a spent key's old tags would come alive again when the day counter has gone round.
+        return Verification(Verdict.EXPIRED, f"all tags of key {key.number} have expired", mailbox, tag, key, case)
+    return Verification(Verdict.VALID, "tag good", mailbox, tag, key, case, days_left)
+
+
+def strip(mailbox: Mailbox) -> Mailbox:
+    """Return the address without its tag, whatever the tag is worth; the address itself if it carries none."""
+    tagged = take_off(mailbox)
+    return mailbox if tagged is None else tagged.mailbox

@@ -1,0 +1,182 @@
+"""The tag in an address: its grammar, its two placements, put on and taken off. No key and no clock.
+
+Grammar::
+
+    loc-core  = "prvs=" tag-val "=" local-part      ; prefix placement, the draft's
+    extension = local-part "+prvs=" tag-val         ; subaddress placement, batv-tools'
+    tag-val   = K DDD SSSSSS
+    K         = DIGIT                               ; key number
+    DDD       = 3DIGIT                              ; expiry day modulo 1000
+    SSSSSS    = 6HEXDIG                             ; first three octets of the HMAC
+
+The tag type is case-insensitive and so are the hex digits. In a quoted local part the tag stands inside the quotes.
+Tags are taken off one layer deep: what is left is any local part, one that starts with `=` or `prvs=` too.
+
+Source: draft-levine-smtp-batv-01 sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from batv.address import MAX_LOCAL_PART_OCTETS, MAX_MAILBOX_OCTETS, Mailbox
+
+__all__ = [
+    "TAG_OCTETS",
+    "ForeignForm",
+    "Placement",
+    "Tag",
+    "Tagged",
+    "foreign_form",
+    "has_room",
+    "looks_tagged",
+    "put_on",
+    "shorten",
+    "take_off",
+]
+
+TAG_OCTETS: Final = 16
+"""What a tag adds to a local part in either placement: `prvs=` or `+prvs=`, ten characters, and `=` in the first."""
+
+_VALUE = rb"([0-9])([0-9]{3})([0-9a-fA-F]{6})"
+_PREFIX = re.compile(rb"[pP][rR][vV][sS]=" + _VALUE + rb"=")
+_PREFIX_TYPE = b"prvs="
+_SUBADDRESS = re.compile(rb"\+[pP][rR][vV][sS]=" + _VALUE + rb"\Z")
+
+
+class Placement(Enum):
+    """Where a tag is written. Both are always understood."""
+
+    PREFIX = "prefix"
+    SUBADDRESS = "subaddress"
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A well-formed tag.
+
+    Attributes:
+        key_number: 0 to 9.
+        stamp: three digits, the expiry day modulo 1000.
+        signature: six lower-case hex digits.
+    """
+
+    key_number: int
+    stamp: bytes
+    signature: bytes
+
+    @property
+    def octets(self) -> bytes:
+        """The tag as `KDDDSSSSSS`."""
+        return b"%d%b%b" % (self.key_number, self.stamp, self.signature)
+
+    def __repr__(self) -> str:
+        """Return the tag without most of its signature: whoever has a whole one can have a bounce delivered."""
+        return f"Tag({self.key_number}{self.stamp.decode()}{self.signature[:2].decode()}****)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """An address taken apart.
+
+    Attributes:
+        tag: the tag it carried.
+        mailbox: the address without the tag.
+        placement: where the tag stood.
+    """
+
+    tag: Tag
+    mailbox: Mailbox
+    placement: Placement
+
+
+def put_on(mailbox: Mailbox, tag: Tag, placement: Placement) -> Mailbox:
+    """Return the mailbox with a tag; whether there is room is `has_room`'s question."""
+    local = mailbox.local
+    opening, inner, closing = (b'"', local[1:-1], b'"') if mailbox.quoted else (b"", local, b"")
+    if placement is Placement.PREFIX:
+        return Mailbox(b"%bprvs=%b=%b%b" % (opening, tag.octets, inner, closing), mailbox.domain)
+    return Mailbox(b"%b%b+prvs=%b%b" % (opening, inner, tag.octets, closing), mailbox.domain)
+
+
+def take_off(mailbox: Mailbox) -> Tagged | None:
+    """Return the address taken apart, or None if it carries no well-formed tag.
+
+    A prefix comes before a subaddress, and only one tag is taken off.
+    """
+    local = mailbox.local
+    quoted = mailbox.quoted
+    match = _PREFIX.match(local, 1 if quoted else 0)
+    if match is not None:
+        rest = local[match.end() :]
+        if quoted:
+            rest = b'"' + rest
+        if rest:
+            return Tagged(_tag(match), Mailbox(rest, mailbox.domain), Placement.PREFIX)
+        return None
+    match = _SUBADDRESS.search(local, 0, len(local) - 1 if quoted else len(local))
+    if match is None:
+        return None
+    rest = local[: match.start()]
+    if quoted:
+        # In `"a\+prvs=..."` the plus sign belongs to a quoted pair: taking it away would leave no quoted string.
+        if (len(rest) - len(rest.rstrip(b"\\"))) % 2:
+            return None
+        rest += b'"'
+    return Tagged(_tag(match), Mailbox(rest, mailbox.domain), Placement.SUBADDRESS) if rest else None
+
+
+def looks_tagged(mailbox: Mailbox) -> bool:
+    """Whether the address starts like a prefix tag, well-formed or not.
+
+    A `+prvs=` that no tag follows is an ordinary subaddress, so it does not count.
+    """
+    start = 1 if mailbox.quoted else 0
+    return mailbox.local[start : start + len(_PREFIX_TYPE)].lower() == _PREFIX_TYPE
+
+
+def has_room(mailbox: Mailbox) -> bool:
+    """Whether the mailbox stays within RFC 5321's lengths with a tag on. Source: RFC 5321 section 4.5.3.1."""
+    local = len(mailbox.local) + TAG_OCTETS
+    return local <= MAX_LOCAL_PART_OCTETS and local + 1 + len(mailbox.domain) <= MAX_MAILBOX_OCTETS
+
+
+def _tag(match: re.Match[bytes]) -> Tag:
+    return Tag(int(match[1]), match[2], match[3].lower())
+
+
+class ForeignForm(Enum):
+    """Forms of other systems that a site can leave to whoever makes them."""
+
+    SRS = "srs"  # SRS0=HHH=TT=domain=user, SRS1=...
+    EXCHANGE_SRS = "exchange-srs"  # user+SRS=hash=TT=domain=user
+    CISCO = "cisco"  # prvs=user=TAG
+    BARRACUDA = "barracuda"  # btv1==TAG==user
+    SPARKPOST = "sparkpost"  # msprvs1=TAG=user
+
+
+_FOREIGN: Final = {
+    ForeignForm.SRS: re.compile(rb'(?i)"?SRS[01][=+-].+=.+=.+=.+'),
+    ForeignForm.EXCHANGE_SRS: re.compile(rb"(?i).+\+SRS=.+=.+=.+=.+"),
+    ForeignForm.CISCO: re.compile(rb'(?i)"?prvs=[^=]+=[0-9]{4}[0-9a-f]{6}"?\Z'),
+    ForeignForm.BARRACUDA: re.compile(rb'(?i)"?btv1==[^=]+==.+'),
+    ForeignForm.SPARKPOST: re.compile(rb'(?i)"?msprvs1=[^=]+=.+'),
+}
+
+
+def foreign_form(mailbox: Mailbox) -> ForeignForm | None:
+    """Return which other system's form the local part has, or None. A well-formed tag of ours is never another's."""
+    if take_off(mailbox) is not None:
+        return None
+    return next((form for form, pattern in _FOREIGN.items() if pattern.match(mailbox.local)), None)
+
+
+_IN_TEXT = re.compile(r"(prvs=[0-9]{4}[0-9a-f]{2})[0-9a-f]{4}(?![0-9a-f])", re.IGNORECASE)
+
+
+def shorten(text: str) -> str:
+    """Return text with every tag in it shortened, for logs and journals: tags are bearer credentials."""
+    return _IN_TEXT.sub(r"\1****", text)

@@ -1,0 +1,88 @@
+"""What is found out about an address, and what is done about it.
+
+Source: RFC 3464 has no words for this; they are DSN-neutral and stand in every log line and journal record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+__all__ = ["FORGED", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
+
+
+class Verdict(Enum):
+    """What is found out about one address of one message."""
+
+    VALID = "valid"  # tag good
+    UNTAGGED = "untagged"  # a bounce to a plain address of ours
+    MALFORMED = "malformed"  # looks like a tag, is none
+    UNKNOWN_KEY = "unknown-key"  # no such key in the ring, or revoked
+    BAD_SIGNATURE = "bad-signature"  # tag does not fit the address
+    EXPIRED = "expired"  # signature good, day past
+    NOT_A_BOUNCE = "not-a-bounce"  # a reverse path that is not null: nothing to judge
+    FOREIGN = "foreign"  # a domain we do not sign for
+    NOT_JUDGED = "not-judged"  # ours, but left alone: another form of tag, too long to sign, exempt
+    SIGNED = "signed"  # outbound: the reverse path carries a tag of ours now
+    UNSIGNED = "unsigned"  # outbound: the reverse path went as it came
+
+    def __str__(self) -> str:
+        """Return the word of the verdict."""
+        return self.value
+
+
+FORGED: Final = frozenset(
+    {Verdict.UNTAGGED, Verdict.MALFORMED, Verdict.UNKNOWN_KEY, Verdict.BAD_SIGNATURE, Verdict.EXPIRED}
+)
+"""The verdicts that make a bounce count as forged."""
+
+STATUS_BY_VERDICT: Final = {
+    Verdict.VALID: b"valid",
+    Verdict.UNTAGGED: b"invalid, missing",
+    Verdict.BAD_SIGNATURE: b"invalid, bad-signature",
+    Verdict.EXPIRED: b"invalid, expired",
+    Verdict.UNKNOWN_KEY: b"invalid, unknown-key",
+    Verdict.MALFORMED: b"invalid, malformed",
+}
+"""What the status field of `mark` says. The first two spellings are batv-tools'."""
+
+
+class Disposition(Enum):
+    """What is done with a message for one recipient."""
+
+    PASS = "pass"  # noqa: S105 -- no password: forwards as it is
+    REWRITE = "rewrite"  # forwards with the new path
+    DISCARD = "discard"  # takes the message, delivers nothing, journals it
+    QUARANTINE = "quarantine"  # as discard, and keeps the message in a Maildir
+    REJECT = "reject"  # 550 5.7.1 in the session
+    MARK = "mark"  # forwards with a status field
+    DEFER = "defer"  # 451 4.3.0
+
+    def __str__(self) -> str:
+        """Return the word of the disposition."""
+        return self.value
+
+
+PathT = TypeVar("PathT")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[PathT]):
+    """What a stage says of one path.
+
+    Attributes:
+        verdict: what was found out.
+        disposition: what is done about it.
+        path: the path to send on if the message is forwarded, octet for octet.
+        reason: one clause for the log and the journal; never for the peer.
+        key_number: number of the key that the tag names, or that signed; None without a tag.
+        status: value of the status field where the site asked for one, else None.
+    """
+
+    verdict: Verdict
+    disposition: Disposition
+    path: PathT
+    reason: str
+    key_number: int | None = None
+    status: bytes | None = None
