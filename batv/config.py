@@ -1,0 +1,435 @@
+"""Settings: frozen values, read from TOML text, every error reported at once with file, line and key.
+
+This module reads no file and no environment: whoever does hands in the text, and the folder to which relative paths belong.
+The descriptions of the fields are what `batv config show` and the README say of each option.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from batv.address import DOMAIN
+from batv.errors import ConfigError
+from batv.mac import Case
+from batv.policy import DomainPolicy, Policy
+from batv.signing import Style
+from batv.tag import ForeignForm, Placement
+from batv.verdict import Disposition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = [
+    "DomainSettings",
+    "Endpoint",
+    "InboundSettings",
+    "JournalSettings",
+    "KeysSettings",
+    "NextHopSettings",
+    "OutboundSettings",
+    "Settings",
+    "SmtpSettings",
+    "StateSettings",
+    "TagsSettings",
+    "parse",
+]
+
+_MEBIBYTE: Final = 1 << 20
+_DOMAIN_NAME = re.compile(DOMAIN)
+_MAX_PORT: Final = 65_535
+_ON_FORGED: Final = (
+    Disposition.DISCARD,
+    Disposition.REJECT,
+    Disposition.QUARANTINE,
+    Disposition.MARK,
+    Disposition.PASS,
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Endpoint(_Section):
+    """Where to listen or to connect: a host and a port, or the path of a Unix socket.
+
+    Attributes:
+        host: name or IP address without brackets; empty for a Unix socket.
+        port: TCP port; 0 lets the system choose one to listen on.
+        path: path of the Unix socket; empty for TCP.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the endpoint written `HOST:PORT`, `[V6]:PORT` or `unix:PATH`.
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        form = f"'{text}' is no address: write HOST:PORT, [V6]:PORT or unix:PATH"
+        if text.startswith("unix:"):
+            if not text.removeprefix("unix:"):
+                raise ValueError(form)
+            return cls(path=text.removeprefix("unix:"))
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+            raise ValueError(form)
+        if (":" in host) != bracketed:
+            raise ValueError(form)
+        if bracketed:
+            host = str(ip_address(host[1:-1]))
+        return cls(host=host, port=int(port))
+
+    def __str__(self) -> str:
+        """Return the endpoint as it is written in the settings."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _endpoint(value: object) -> object:
+    return Endpoint.parse(value) if isinstance(value, str) else value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return IPv6Network(value) if ":" in value else IPv4Network(value)
+    except ValueError as error:
+        raise ValueError(f"{error}: write a network such as 192.0.2.0/24 or 2001:db8::/32") from error
+
+
+def _enum(kind: type[Enum], members: Iterable[Enum] = ()) -> BeforeValidator:
+    allowed = {member.value: member for member in members or kind}
+
+    def convert(value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"'{value}' is not one of {', '.join(allowed)}")
+        return allowed[value]
+
+    return BeforeValidator(convert)
+
+
+EndpointField = Annotated[Endpoint, BeforeValidator(_endpoint)]
+NetworkField = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Seconds = Annotated[float, Field(gt=0, strict=False)]
+
+
+class KeysSettings(_Section):
+    """Where the key rings are."""
+
+    directory: str = Field("keys", description="folder of the key ring files; mode 0700, owned by the service's user")
+    master_key_file: str | None = Field(
+        None, description="file with the 32-octet master key (raw, or 64 hex digits) under which the rings are sealed"
+    )
+    master_key_credential: str | None = Field(
+        None, description="name of the systemd credential that holds the master key, instead of `master_key_file`"
+    )
+
+    @model_validator(mode="after")
+    def _one_master_key(self) -> Self:
+        if self.master_key_file is not None and self.master_key_credential is not None:
+            raise ValueError("master_key_file and master_key_credential are both set: leave one out")
+        return self
+
+
+class _ListenerSettings(_Section):
+    listen: tuple[EndpointField, ...] = Field(description="addresses to listen on")
+    next_hop: EndpointField = Field(description="where the mail goes on to")
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _listen_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _no_loop(self) -> Self:
+        if not self.listen:
+            raise ValueError("listen is empty: name at least one address")
+        if any(listen == self.next_hop and listen.port != 0 for listen in self.listen):
+            raise ValueError(f"next_hop {self.next_hop} is this proxy itself: mail would go round in a loop")
+        return self
+
+
+class OutboundSettings(_ListenerSettings):
+    """The proxy that signs."""
+
+    clients: tuple[NetworkField, ...] = Field(
+        (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
+        description="networks whose mail is taken and signed; any other client is refused with 554 5.7.1",
+    )
+
+    @field_validator("clients", mode="before")
+    @classmethod
+    def _clients_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class InboundSettings(_ListenerSettings):
+    """The proxy that verifies."""
+
+    relay_domains: frozenset[str] = Field(
+        frozenset(), description="hosted domains whose mail passes unsigned and unjudged"
+    )
+
+    @field_validator("relay_domains", mode="before")
+    @classmethod
+    def _relay_domain_names(cls, value: object) -> object:
+        return frozenset(_domain_name(name) for name in value) if isinstance(value, list) else value
+
+
+class DomainSettings(_Section):
+    """What is wanted for one domain."""
+
+    on_forged: Annotated[Disposition, _enum(Disposition, _ON_FORGED)] = Field(
+        Disposition.DISCARD, description="what a forged bounce gets: discard, reject, quarantine, mark or pass"
+    )
+    leave_forms: frozenset[Annotated[ForeignForm, _enum(ForeignForm)]] = Field(
+        frozenset(),
+        description="address forms of other systems that are neither signed nor judged:"
+        " srs, exchange-srs, cisco, barracuda, sparkpost",
+    )
+
+    @field_validator("leave_forms", mode="before")
+    @classmethod
+    def _forms_list(cls, value: object) -> object:
+        return frozenset(value) if isinstance(value, list) else value
+
+
+class StateSettings(_Section):
+    """Where what the service writes is kept."""
+
+    directory: str = Field("var", description="folder of the journal and the quarantine; writable by the service's user only")
+
+
+class JournalSettings(_Section):
+    """How the journal is written."""
+
+    fsync: bool = Field(
+        default=False,
+        description="wait until the disk has a record before the reply of a discard; survives a power cut, costs a disk write",
+    )
+
+
+class SmtpSettings(_Section):
+    """How clients are served, and what a client may cost."""
+
+    hostname: str = Field("", description="name in greeting and EHLO; empty: the system's host name")
+    bare_newlines: Literal["normalize", "reject"] = Field(
+        "normalize", description="bare CR, bare LF and NUL in a message: made harmless, or the message is refused"
+    )
+    drain_seconds: Seconds = Field(10, description="seconds that transactions under way get to end after SIGTERM")
+    command_seconds: Seconds = Field(
+        300, description="seconds a client may take for a command (RFC 5321 section 4.5.3.2.7); against idle connections"
+    )
+    data_seconds: Seconds = Field(
+        180, description="seconds between two pieces of a message (RFC 5321 section 4.5.3.2.5); against stalled senders"
+    )
+    max_connections: int = Field(2000, ge=1, description="connections at once on each listener; against floods")
+    max_connections_per_client: int = Field(
+        0, ge=0, description="connections at once from one address; 0: as many as `max_connections`"
+    )
+    max_recipients: int = Field(
+        1000, ge=100, description="recipients of a transaction (RFC 5321 section 4.5.3.1.8 wants 100); against memory use"
+    )
+    max_command_octets: int = Field(
+        4096, ge=1024, description="octets of a command line with its parameters; against endless lines"
+    )
+    max_message_octets: int = Field(
+        256 * _MEBIBYTE, ge=_MEBIBYTE, description="octets of a message; against endless messages"
+    )
+    max_idle_commands: int = Field(
+        100, ge=10, description="commands in a row that bring no message nearer (NOOP, RSET, errors); against busy idling"
+    )
+
+
+class NextHopSettings(_Section):
+    """How long the next hop may take. Each is a little under what a client waits, so that it hears 451 and not nothing."""
+
+    connect_seconds: Seconds = Field(30, description="seconds to connect, and again for the greeting and EHLO")
+    command_seconds: Seconds = Field(270, description="seconds for the reply to MAIL, RCPT and RSET (clients wait 300)")
+    data_seconds: Seconds = Field(110, description="seconds for the reply to DATA, and for each piece taken (clients wait 120)")
+    message_seconds: Seconds = Field(570, description="seconds for the reply to the message (clients wait 600)")
+    idle_seconds: Seconds = Field(30, description="seconds for which an unused connection to the next hop is kept")
+
+
+class TagsSettings(_Section):
+    """How tags are written; all forms are always understood."""
+
+    case: Annotated[Case, _enum(Case)] = Field(
+        Case.FOLD,
+        description="fold: letters are hashed in lower case; exact: as written, for keys shared with Exim or batv-tools",
+    )
+    placement: Annotated[Placement, _enum(Placement)] = Field(
+        Placement.PREFIX, description="prefix: prvs=TAG=local@domain; subaddress: local+prvs=TAG@domain"
+    )
+
+    @property
+    def style(self) -> Style:
+        """The settings as signing takes them."""
+        return Style(self.case, self.placement)
+
+
+class Settings(_Section):
+    """All settings."""
+
+    keys: KeysSettings = Field(default_factory=KeysSettings)
+    outbound: OutboundSettings | None = None
+    inbound: InboundSettings | None = None
+    domains: dict[str, DomainSettings] = Field(default_factory=dict)
+    state: StateSettings = Field(default_factory=StateSettings)
+    journal: JournalSettings = Field(default_factory=JournalSettings)
+    smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    next_hop: NextHopSettings = Field(default_factory=NextHopSettings)
+    tags: TagsSettings = Field(default_factory=TagsSettings)
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _domain_names(cls, value: object) -> object:
+        return {_domain_name(name): settings for name, settings in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.inbound is not None:
+            both = sorted(self.inbound.relay_domains & set(self.domains))
+            if both:
+                raise ValueError(f"{both[0]} stands under domains and in inbound.relay_domains: leave one out")
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What the settings want for each domain; an internationalised one under both of its spellings."""
+        domains = {
+            spelling: DomainPolicy(settings.on_forged, settings.leave_forms)
+            for name, settings in self.domains.items()
+            for spelling in _spellings(name)
+        }
+        relayed = self.inbound.relay_domains if self.inbound is not None else frozenset[str]()
+        return Policy(domains, frozenset(spelling for name in relayed for spelling in _spellings(name)))
+
+
+def _domain_name(name: object) -> str:
+    if not isinstance(name, str) or not _DOMAIN_NAME.fullmatch(name.encode()):
+        raise ValueError(f"'{name}' is no domain name: write it as in example.com")
+    return name.lower()
+
+
+def _spellings(name: str) -> set[bytes]:
+    spellings = {name.encode()}
+    if not name.isascii() or "xn--" in name:
+        import idna  # noqa: PLC0415 -- its tables cost memory that few sites need
+
+        try:
+            ascii_form = idna.encode(name, uts46=True)
+            spellings |= {ascii_form, idna.decode(ascii_form).encode()}
+        except idna.IDNAError:
+            pass  # Not a name that the rules for internationalised domains know: it stands for itself alone.
+    return spellings
+
+
+def parse(text: str, filename: str, base: str) -> Settings:
+    """Return the settings that a TOML text holds.
+
+    Args:
+        text: the text.
+        filename: its name, for messages.
+        base: folder to which relative paths belong, absolute.
+
+    Raises:
+        ConfigError: one line for each error, `FILE:LINE: key: what is wrong`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{filename}: {error}", "mend the TOML syntax") from error
+    try:
+        settings = Settings.model_validate(table)
+    except ValidationError as error:
+        lines = dict(_lines(text))
+        found = sorted(_located(detail, lines) for detail in error.errors(include_url=False))
+        messages = [f"{filename}:{line}: {text}" if line else f"{filename}: {text}" for line, text in found]
+        raise ConfigError("\n".join(messages)) from None
+    return _anchored(settings, base)
+
+
+def _anchored(settings: Settings, base: str) -> Settings:
+    def absolute(path: str) -> str:
+        return path if path.startswith("/") else f"{base}/{path}"
+
+    keys = {"directory": absolute(settings.keys.directory)}
+    if settings.keys.master_key_file is not None:
+        keys["master_key_file"] = absolute(settings.keys.master_key_file)
+    changes: dict[str, Any] = {
+        "keys": settings.keys.model_copy(update=keys),
+        "state": settings.state.model_copy(update={"directory": absolute(settings.state.directory)}),
+    }
+    for side in (settings.outbound, settings.inbound):
+        if side is None:
+            continue
+        name = "outbound" if side is settings.outbound else "inbound"
+        listen = tuple(_anchored_endpoint(endpoint, absolute) for endpoint in side.listen)
+        next_hop = _anchored_endpoint(side.next_hop, absolute)
+        changes[name] = side.model_copy(update={"listen": listen, "next_hop": next_hop})
+    return settings.model_copy(update=changes)
+
+
+def _anchored_endpoint(endpoint: Endpoint, absolute: Any) -> Endpoint:  # noqa: ANN401 -- a local function
+    return endpoint.model_copy(update={"path": absolute(endpoint.path)}) if endpoint.path else endpoint
+
+
+def _located(detail: Mapping[str, Any], lines: Mapping[tuple[str, ...], int]) -> tuple[int, str]:
+    where = tuple(str(part) for part in detail["loc"] if part != "[key]")
+    # A key may be missing altogether, or be an item of a list: then the nearest table or key above it is named.
+    above = next((where[:length] for length in range(len(where), 0, -1) if where[:length] in lines), ())
+    key = ".".join(f'"{part}"' if "." in part else part for part in where) or "settings"
+    text = str(detail["msg"]).removeprefix("Value error, ")
+    match detail["type"]:
+        case "extra_forbidden":
+            text = "no such option: see 'batv config show' for those there are"
+        case "missing":
+            text = "is missing: set it"
+        case _:
+            text = text[:1].lower() + text[1:]
+    return lines.get(above, 0), f"{key}: {text}"
+
+
+def _lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield each key of a TOML text with the line on which it is set.
+
+    tomllib does not tell lines, so each line that looks like a table's head or a key is handed to it alone; what it
+    cannot read by itself (the inside of a list or of a long string) is passed over.
+    """
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        head = stripped.startswith("[")
+        candidate = stripped if head else stripped.partition("=")[0] + "= 0"
+        if not stripped or stripped.startswith("#") or (not head and "=" not in stripped):
+            continue
+        try:
+            keys = tuple(_only_path(tomllib.loads(candidate)))
+        except tomllib.TOMLDecodeError:
+            continue
+        if head:
+            table = keys
+        yield (keys if head else (*table, *keys)), number
+
+
+def _only_path(table: Mapping[str, Any]) -> Iterator[str]:
+    while isinstance(table, dict) and table:
+        key, table = next(iter(table.items()))
+        yield key

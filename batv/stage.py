@@ -1,0 +1,191 @@
+"""The waist: a path goes in, a Decision comes out.
+
+Proxies, and any other door to the same judgement, ask a Stage about each sender and each recipient. The outbound stage
+signs reverse paths, the inbound one verifies forward paths. A stage holds no state: keys and the day are arguments.
+
+Rules:
+
+1. The outbound stage changes reverse paths only, the inbound one forward paths only.
+2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth.
+3. What the outbound stage leaves unsigned, the inbound stage does not judge.
+4. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
+   address by which a relay is told to send a message elsewhere, before or after the tag is taken off.
+
+Source: draft-levine-smtp-batv-01 sections 3 and 5; RFC 5321 section 3.6.1 on relaying.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from batv.address import ForwardPath, Mailbox, ReversePath
+from batv.errors import NoSigningKeyError
+from batv.signing import Obstacle, Style, has_routing_characters, obstacle, sign, verify_any
+from batv.tag import take_off
+from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
+
+if TYPE_CHECKING:
+    from batv.day import Day
+    from batv.keyring import KeyRings
+    from batv.policy import DomainPolicy, Policy
+
+__all__ = ["Client", "SigningStage", "Stage", "VerifyingStage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who speaks to the proxy.
+
+    Attributes:
+        address: its IP address; empty for a Unix socket.
+        name: what it called itself in EHLO or HELO.
+    """
+
+    address: str
+    name: str = ""
+
+
+class Stage(Protocol):
+    """What a proxy asks about each path."""
+
+    def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
+        """Return what becomes of a reverse path."""
+
+    def recipient(
+        self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ForwardPath]:
+        """Return what becomes of a forward path; `reverse_path` is the one the client gave."""
+
+
+_LEFT_UNSIGNED: Final = "unsigned: "
+
+
+@dataclass(frozen=True, slots=True)
+class SigningStage:
+    """The outbound stage: signs the reverse paths of our domains.
+
+    Attributes:
+        policy: which domains are ours.
+        style: how tags are written.
+    """
+
+    policy: Policy
+    style: Style = Style()
+
+    def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
+        """Return the signed reverse path, or the path as it came and why.
+
+        DEFER where no key signs: mail that went out unsigned could not get its bounces back.
+        """
+        del client
+        mailbox = path.mailbox
+        if mailbox is None:
+            return self._unsigned(path, "null sender")
+        domain = self.policy.for_domain(mailbox.domain)
+        if domain is None:
+            return self._unsigned(path, f"{_text(mailbox.domain)} is not a domain of ours")
+        form = domain.left_alone(mailbox)
+        if form is not None:
+            return self._unsigned(path, f"leave_forms has {form.value}")
+        try:
+            ring = rings.ring_for(mailbox.domain)
+            signed = sign(mailbox, ring, day, self.style)
+        except NoSigningKeyError as error:
+            return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, str(error))
+        if isinstance(signed, Obstacle):
+            return self._unsigned(path, signed.value)
+        key = ring.signing_key(day)
+        return Decision(
+            Verdict.SIGNED, Disposition.REWRITE, path.with_mailbox(signed), f"signed with key {key.number}", key.number
+        )
+
+    def recipient(
+        self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ForwardPath]:
+        """Return the forward path as it came: the outbound side judges nobody."""
+        del reverse_path, client, rings, day
+        return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "outbound")
+
+    @staticmethod
+    def _unsigned(path: ReversePath, why: str) -> Decision[ReversePath]:
+        return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingStage:
+    """The inbound stage: judges the recipients of bounces, and takes tags off.
+
+    Attributes:
+        policy: which domains are ours, and what forged bounces to them get.
+    """
+
+    policy: Policy
+
+    def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
+        """Return the reverse path as it came: the inbound side changes none."""
+        del client, rings, day
+        verdict = Verdict.NOT_JUDGED if path.null else Verdict.NOT_A_BOUNCE
+        return Decision(verdict, Disposition.PASS, path, "inbound")
+
+    def recipient(
+        self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ForwardPath]:
+        """Return what becomes of one recipient.
+
+        REJECT stands only for what we never take: foreign domains and relay tricks have verdict FOREIGN.
+        """
+        del client
+        mailbox = path.mailbox
+        if mailbox is None:
+            return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "postmaster without a domain")
+        domain = self.policy.for_domain(mailbox.domain)
+        relayed = domain is None and self.policy.relays(mailbox.domain)
+        if domain is None and not relayed:
+            return self._refused(path, f"{_text(mailbox.domain)} is not a domain of ours")
+        if path.routed:
+            return self._refused(path, "source route")
+        if has_routing_characters(mailbox):
+            return self._refused(path, "routing character in the local part")
+        if domain is None:
+            return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "relay_domains has the domain")
+        if domain.left_alone(mailbox) is not None:
+            return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "leave_forms has the form")
+        if not reverse_path.null:
+            return self._without_tag(path, mailbox)
+        return self._judged(path, mailbox, domain, rings, day)
+
+    @staticmethod
+    def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
+        tagged = take_off(mailbox)
+        if tagged is None:
+            return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "sender is not null")
+        bare = path.with_mailbox(tagged.mailbox)
+        return Decision(
+            Verdict.NOT_A_BOUNCE, Disposition.REWRITE, bare, "sender is not null; tag taken off", tagged.tag.key_number
+        )
+
+    @staticmethod
+    def _judged(
+        path: ForwardPath, mailbox: Mailbox, domain: DomainPolicy, rings: KeyRings, day: Day
+    ) -> Decision[ForwardPath]:
+        found = verify_any(mailbox, rings.rings_for(mailbox.domain, day), day)
+        if found.tag is None:
+            hindrance = obstacle(mailbox)
+            if hindrance is not None:
+                return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, hindrance.value)
+            bare, number = path, None
+        else:
+            bare, number = path.with_mailbox(found.mailbox), found.tag.key_number
+        status = STATUS_BY_VERDICT[found.verdict] if domain.marks else None
+        if found.verdict not in FORGED:
+            return Decision(found.verdict, Disposition.REWRITE, bare, found.reason, number, status)
+        return Decision(found.verdict, domain.on_forged, bare, found.reason, number, status)
+
+    @staticmethod
+    def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
+        return Decision(Verdict.FOREIGN, Disposition.REJECT, path, why)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "backslashreplace")
