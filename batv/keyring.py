@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Self
 
 from batv.errors import KeyRingDataError, KeyRingRuleError, NoSigningKeyError
@@ -185,7 +186,7 @@ class KeyRing:
             if key.signs_from is not None and key.revoked is None and key.retired != key.signs_from
         ]
         spans.sort(key=lambda span: span[0])
-        for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (begin, _) in pairwise(spans):
             if end is None or end > begin:
                 raise KeyRingDataError(f"two keys would sign on {begin}", "restore the ring from a copy")
 
@@ -212,6 +213,11 @@ class KeyRing:
     def signs(self, day: Day) -> bool:
         """Whether a key signs on that day."""
         return any(key.role(day) is Role.SIGNING for key in self.keys)
+
+    def unsigned_from(self, day: Day) -> Day | None:
+        """Return the first day, from that day on, on which no key signs; None where one always does."""
+        ends = sorted(key.retired for key in self.keys if key.retired is not None and key.retired > day)
+        return next((begin for begin in (day, *ends) if not self.signs(begin)), None)
 
     def verifying_key(self, number: int, day: Day) -> Key | None:
         """Return the key of that number if its tags may be accepted on that day, else None."""
@@ -248,6 +254,18 @@ class KeyRing:
             )
         return replace(self, keys=(*(kept for kept in self.keys if kept.number != key.number), key))
 
+    def with_newcomer(self, key: Key, day: Day) -> Self:
+        """Return the ring with one key more, which signs at once where no key signs on that day, else only verifies."""
+        if self.signs(day):
+            return self.with_key(key, day)
+        starts = [
+            other.signs_from
+            for other in self.keys
+            if other.signs_from is not None and other.signs_from > day and other.revoked is None
+        ]
+        # Where another key is already set to sign from a later day, the newcomer fills the days before.
+        return self.with_key(replace(key, signs_from=day, retired=min(starts, default=None)), day)
+
     def activated(self, number: int, day: Day, on: Day) -> Self:
         """Return the ring in which that key signs from the day `on`, and the key that would then sign stops."""
         key = self._existing(number)
@@ -258,7 +276,8 @@ class KeyRing:
             raise KeyRingRuleError(f"key {number} is {role} and cannot sign again", "make a new key with 'batv key rotate'")
         if role is Role.SIGNING:
             raise KeyRingRuleError(f"key {number} signs already since {key.signs_from}")
-        changed = [replace(key, signs_from=on)]
+        # A key that was to sign for a limited time only, until a later one took over, signs without an end now.
+        changed = [replace(key, signs_from=on, retired=None)]
         for other in self.keys:
             if other.number == number:
                 continue

@@ -1,0 +1,211 @@
+"""`batv init` and `batv config`: the configuration file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from pydantic import BaseModel
+
+from batv.address import DOMAIN
+from batv.cli import Site
+from batv.cli.output import json_option, print_json
+from batv.config import Endpoint, Settings, parse
+from batv.errors import CannotCreateError, ConfigError
+from batv.keyring import DEFAULT_LIFETIME_DAYS, SECRET_OCTETS, Key, KeyRing, Secret
+from batv.store.files import make_folder, write_atomically
+from batv.store.rings import RingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batv.day import Day
+
+__all__ = ["config", "init"]
+
+_FILE: Final = "batv.toml"
+_DOMAIN_NAME = re.compile(DOMAIN)
+_FORGED_WORDS: Final = ("discard", "reject", "quarantine", "mark", "pass")
+
+_TEMPLATE: Final = """\
+# Settings of batv. 'batv config show' lists all there are, 'batv config check' finds errors.
+# Relative paths belong to the folder of this file.
+
+[keys]
+directory = "keys"                       # mode 0700, owned by the service's user
+
+[outbound]                               # signs: submission server -> here -> queueing server
+listen   = ["127.0.0.1:10025"]
+next_hop = "127.0.0.1:10026"
+clients  = ["127.0.0.0/8", "::1/128"]    # whose mail is signed; any other client is refused
+
+[inbound]                                # verifies: Internet-facing server -> here -> mail store
+listen   = ["127.0.0.1:10027"]
+next_hop = "127.0.0.1:10028"
+
+[state]
+directory = "var"                        # journal and quarantine
+
+# Every domain whose mail is signed outbound and whose bounces are judged inbound.
+# on_forged: what a bounce gets that answers no mail of ours:
+#   discard     is taken, delivered to nobody, and written to the journal
+#   reject      550 in the session
+#   quarantine  as discard, and kept in a Maildir
+#   mark        is delivered with an X-Batv-Status field
+#   pass        is delivered as it is
+{advice}"""
+
+
+@click.command()
+@click.option("--dir", "folder", default=".", show_default=True, metavar="DIR", help="Where batv.toml and keys/ shall be.")
+@click.option("--domain", "domains", multiple=True, required=True, metavar="D", help="A domain of yours; may be repeated.")
+@click.option(
+    "--on-forged",
+    type=click.Choice(_FORGED_WORDS),
+    default="mark",
+    show_default=True,
+    help="What a forged bounce gets: mark delivers it with a status field.",
+)
+@json_option
+@click.pass_context
+def init(ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged: str, as_json: bool) -> None:
+    """Write a commented batv.toml and the first key. Nothing is overwritten."""
+    today = ctx.ensure_object(Site).today()
+    for domain in domains:
+        if not _DOMAIN_NAME.fullmatch(domain.encode("utf-8", "surrogateescape")):
+            raise click.BadParameter(f"'{domain}' is no domain name, write it as in example.com", ctx, param_hint="--domain")
+    path = os.path.join(folder, _FILE)
+    text = _settings_text(domains, on_forged, today)
+    settings = parse(text, path, os.path.abspath(folder))
+    if os.path.lexists(path):
+        raise CannotCreateError(f"{path} exists already", "edit it, or name another folder with --dir DIR")
+    make_folder(folder, 0o755)
+    # The ring first: where this is cut short, the next call finds it, and writes what is missing.
+    store = RingStore(settings.keys.directory)
+    had_ring = store.find(None) is not None
+    if not had_ring:
+        store.change(None, lambda ring: ring or _first_ring(today))
+    write_atomically(path, text.encode(), mode=0o644, replace=False)
+    if as_json:
+        fields = {"config": path, "ring": store.path(None), "ring_made": not had_ring}
+        print_json(fields | {"discard_safe_from": _safe_from(today).iso()})
+        return
+    click.echo(f"{path} written")
+    click.echo(f"{store.path(None)} {'kept as it was' if had_ring else 'written: key 0 signs from today'}")
+    click.echo("next: set listen and next_hop for your mail servers, then run 'batv config check' and 'batv serve'")
+
+
+@click.group(no_args_is_help=False)
+def config() -> None:
+    """Check and show the settings."""
+
+
+@config.command()
+@json_option
+@click.pass_context
+def check(ctx: click.Context, *, as_json: bool) -> None:
+    """Find every error in the configuration file at once. Exit status 0 if there is none, else 78."""
+    site = ctx.ensure_object(Site)
+    path = site.config_path
+    try:
+        settings = site.settings()
+    except ConfigError as error:
+        if as_json:
+            print_json({"config": path, "errors": str(error).splitlines()})
+            ctx.exit(ConfigError.exit_status)
+        raise
+    if as_json:
+        print_json({"config": path, "errors": []})
+        return
+    sides = [name for name in ("outbound", "inbound") if getattr(settings, name) is not None]
+    count = len(settings.domains)
+    click.echo(f"{path} has no errors: {count} {'domain' if count == 1 else 'domains'}, {' and '.join(sides) or 'no'} proxy")
+
+
+@config.command()
+@json_option
+@click.pass_context
+def show(ctx: click.Context, *, as_json: bool) -> None:
+    """Print the effective settings, each with its meaning and whether it is the default."""
+    settings = ctx.ensure_object(Site).settings()
+    if as_json:
+        print_json(_plain(settings))
+        return
+    defaults = parse("", "", os.path.dirname(os.path.abspath(ctx.ensure_object(Site).config_path)))
+    for line in _shown(settings, defaults):
+        click.echo(line)
+
+
+def _first_ring(today: Day) -> KeyRing:
+    return KeyRing(today).with_newcomer(Key(0, Secret(secrets.token_bytes(SECRET_OCTETS)), today), today)
+
+
+def _safe_from(today: Day) -> Day:
+    # Mail sent until today carries no tag; its bounces come for as long as a tag would have been good.
+    return today + DEFAULT_LIFETIME_DAYS + 1
+
+
+def _settings_text(domains: Iterable[str], on_forged: str, today: Day) -> str:
+    safe = _safe_from(today)
+    advice = (
+        f"# Mail sent before {today} carries no tag, so until {safe} genuine bounces come without one:\n"
+        f'# "discard" is safe from {safe} on.\n'
+    )
+    tables = [f'\n[domains.{_quoted(domain.lower())}]\non_forged = "{on_forged}"\n' for domain in dict.fromkeys(domains)]
+    return _TEMPLATE.format(advice=advice) + "".join(tables)
+
+
+def _quoted(text: str) -> str:
+    # Whatever JSON writes as a string is one to TOML too.
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 -- settings of any kind, as JSON has them
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, BaseModel) and not isinstance(value, Endpoint):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | frozenset):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, tuple) else sorted(items)
+    return str(value)
+
+
+def _shown(settings: Settings, defaults: Settings) -> Iterator[str]:
+    """Yield the settings as TOML, which may be read in again, with a word about those that are as by default."""
+    for name in type(settings).model_fields:
+        section = getattr(settings, name)
+        if section is None:
+            yield f"# no [{name}]: that proxy does not run"
+            yield ""
+        elif isinstance(section, dict):
+            for key, table in section.items():
+                yield from _shown_table(f"{name}.{_quoted(key)}", table, None)
+        else:
+            yield from _shown_table(name, section, getattr(defaults, name))
+
+
+def _shown_table(name: str, table: BaseModel, defaults: BaseModel | None) -> Iterator[str]:
+    yield f"[{name}]"
+    for option, field in type(table).model_fields.items():
+        found = getattr(table, option)
+        value = _plain(found)
+        origin = " (default)" if found == (getattr(defaults, option) if defaults else field.default) else ""
+        yield f"# {field.description or ''}{origin}"
+        yield f"# {option} is not set" if value is None else f"{option} = {_toml(value)}"
+    yield ""
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""What batv keeps on disk: files written whole, key rings, records."""
