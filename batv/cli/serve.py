@@ -1,0 +1,61 @@
+"""`batv serve`: runs the proxies until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from batv.errors import ConfigError
+from batv.observe.event import Direction
+from batv.observe.log import log_observer
+
+if TYPE_CHECKING:
+    from batv.cli import Site
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.argument("direction", type=click.Choice([direction.value for direction in Direction]), required=False)
+@click.pass_obj
+def serve(site: Site, direction: str | None) -> None:
+    """Run both proxies, or one of them, until SIGTERM. SIGHUP reloads settings and keys."""
+    directions = [Direction(direction)] if direction is not None else _configured(site)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("batv/%(levelname)s: %(message)s"))
+    logger = logging.getLogger("batv")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(site, directions))
+
+
+def _configured(site: Site) -> list[Direction]:
+    settings = site.settings()
+    sections = {Direction.OUTBOUND: settings.outbound, Direction.INBOUND: settings.inbound}
+    directions = [direction for direction, section in sections.items() if section is not None]
+    if not directions:
+        raise ConfigError("there is neither an [outbound] nor an [inbound] section", "add one with listen and next_hop")
+    return directions
+
+
+async def _serve(site: Site, directions: list[Direction]) -> None:
+    from batv.proxy.service import Service, Source  # noqa: PLC0415 -- after the usage has been checked
+
+    service = Service(Source(site.settings, site.store), directions, log_observer)
+    await service.start()
+    await service.run()
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 -- optional, the extra "fast"
+    except ImportError:
+        return None
+    factory: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return factory

@@ -1,0 +1,1 @@
+"""Moves octets: the listener, the client of the next hop. Knows no tags and no policy."""

@@ -1,0 +1,126 @@
+"""The events of a running service.
+
+Paths in events are text, with every tag in them shortened: tags are bearer credentials, and whoever reads a log must
+not be able to have a bounce delivered. Times are POSIX seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from batv.tag import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batv.verdict import Disposition, Verdict
+
+__all__ = ["Direction", "Event", "Level", "Notice", "Observer", "RecipientOutcome", "TransactionEnded", "printable"]
+
+
+class Direction(Enum):
+    """Which of the two proxies."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+
+    def __str__(self) -> str:
+        """Return the word of the direction."""
+        return self.value
+
+
+class Level(Enum):
+    """How much an event matters to an administrator."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientOutcome:
+    """What became of one recipient.
+
+    Attributes:
+        forward_path: the path as the client gave it.
+        verdict: what was found out: about the recipient inbound, about the sender outbound.
+        disposition: what was done.
+        reason: one clause that says why.
+        key_number: number of the key in the tag, or that signed; None without a tag.
+        reply: what the client was told: at RCPT where the recipient was refused, else at the end of the message.
+    """
+
+    forward_path: str
+    verdict: Verdict
+    disposition: Disposition
+    reason: str
+    key_number: int | None
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEnded:
+    """A transaction ended: with a reply to its message, or without one.
+
+    Attributes:
+        time: when, POSIX seconds.
+        session: identifier of the session.
+        transaction: identifier of the transaction.
+        direction: which proxy.
+        client: address of the client.
+        helo: what the client called itself.
+        reverse_path: as the client gave it.
+        recipients: those that the client named, in their order.
+        message_id: the message's Message-ID; empty if it has none or none was seen.
+        size: octets of the message as received.
+        relay: the next hop.
+        reply: the last reply that the client got to the transaction.
+        cause: what went wrong, for the log alone; empty if nothing did.
+        null_sender: whether the reverse path is null.
+        finished: whether the reply was the one to the message.
+    """
+
+    time: float
+    session: str
+    transaction: str
+    direction: Direction
+    client: str
+    helo: str
+    reverse_path: str
+    recipients: tuple[RecipientOutcome, ...]
+    message_id: str
+    size: int
+    relay: str
+    reply: str
+    cause: str = ""
+    null_sender: bool = False
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that happened to the service or to a session.
+
+    Attributes:
+        level: how much it matters.
+        what: one clause; the same for every event of a kind.
+        fields: what it happened to and why, in the order to print.
+    """
+
+    level: Level
+    what: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+Event: TypeAlias = TransactionEnded | Notice
+Observer: TypeAlias = "Callable[[Event], None]"
+
+
+def printable(octets: bytes) -> str:
+    """Return octets from a peer as text for an event: tags shortened, nothing in it that a terminal or log would act on."""
+    text = octets.decode("utf-8", "backslashreplace")
+    if not text.isprintable():
+        text = "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text)
+    return shorten(text)

@@ -1,0 +1,139 @@
+"""The journal: one JSON object a line for every recipient of a judged bounce and of an outbound message.
+
+A discarded message exists nowhere else, so its record is written to the file before the sender hears 250. Lines are appended with
+one write each, so that programs may read and rotate the file at any time; after SIGHUP a new file is begun where the
+old one was renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batv.errors import IoError
+from batv.observe.event import Direction
+from batv.tag import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batv.observe.event import TransactionEnded
+
+__all__ = ["JOURNAL_FIELDS", "Journal"]
+
+JOURNAL_FIELDS: Final = (
+    "time",
+    "transaction",
+    "direction",
+    "client",
+    "reverse_path",
+    "forward_path",
+    "verdict",
+    "disposition",
+    "reason",
+    "key",
+    "message_id",
+    "size",
+    "reply",
+    "session",
+)
+"""The fields of a record, in the order in which they are written."""
+
+
+class Journal:
+    """Appends records to `journal.jsonl` in a folder.
+
+    Args:
+        directory: the folder; it must exist.
+        fsync: whether a record of a discard waits for the disk.
+
+    Raises:
+        IoError: the file cannot be opened.
+    """
+
+    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
+        self.path = directory / "journal.jsonl"
+        self.fsync = fsync
+        self._torn = False
+        self._file = self._open()
+
+    def write(self, event: TransactionEnded) -> None:
+        """Write the records of a transaction; nothing for mail that is neither outbound nor a bounce.
+
+        Raises:
+            IoError: the records are not, or not wholly, in the file.
+        """
+        if event.direction is Direction.INBOUND and not event.null_sender:
+            return
+        octets = "".join(_lines(event)).encode("utf-8")
+        if not octets:
+            return
+        if self._torn:
+            octets = b"\n" + octets
+        try:
+            written = os.write(self._file, octets)
+        except OSError as error:
+            raise IoError(f"cannot write {self.path}: {error.strerror}", "make room or mend the file system") from error
+        # A short write is a full disk. The half line stays, and the next record begins on a line of its own.
+        self._torn = written < len(octets)
+        if self._torn:
+            raise IoError(f"cannot write {self.path}: the disk is full", "make room")
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written.
+
+        Raises:
+            IoError: the disk does not take it.
+        """
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            raise IoError(f"cannot write {self.path}: {error.strerror}", "mend the file system") from error
+
+    def reopen(self) -> None:
+        """Go on in a new file if the old one was renamed.
+
+        Raises:
+            IoError: the file cannot be opened; the old one is kept.
+        """
+        new = self._open()
+        os.close(self._file)
+        self._file, self._torn = new, False
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            return os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise IoError(
+                f"cannot open {self.path}: {error.strerror}", "make its folder writable for the service's user"
+            ) from error
+
+
+def _lines(event: TransactionEnded) -> Iterator[str]:
+    time = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for outcome in event.recipients:
+        values = (
+            time,
+            event.transaction,
+            event.direction.value,
+            event.client,
+            event.reverse_path,
+            outcome.forward_path,
+            outcome.verdict.value,
+            outcome.disposition.value,
+            outcome.reason,
+            outcome.key_number,
+            shorten(event.message_id),
+            event.size,
+            shorten(outcome.reply),
+            event.session,
+        )
+        yield json.dumps(dict(zip(JOURNAL_FIELDS, values, strict=True)), ensure_ascii=False) + "\n"
