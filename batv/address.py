@@ -132,7 +132,7 @@ class ReversePath:
 
     @cached_property
     def null(self) -> bool:
-        """Whether this is `<>`: a bounce or another message that must not be bounced. Source: RFC 5321 section 4.5.5."""
+        """Whether this is `<>`: a message that must not be bounced. Source: RFC 5321 section 4.5.5."""
         return self.mailbox is None
 
     def with_mailbox(self, mailbox: Mailbox) -> ReversePath:

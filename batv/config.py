@@ -1,14 +1,13 @@
 """Settings: frozen values, read from TOML text, every error reported at once with file, line and key.
 
-This module reads no file and no environment: whoever does hands in the text, and the folder to which relative paths belong.
-The descriptions of the fields are what `batv config show` and the README say of each option.
+This module reads no file and no environment: whoever does hands in the text, and the folder to which relative paths
+belong. The descriptions of the fields are what `batv config show` and the README say of each option.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -24,6 +23,7 @@ from batv.verdict import Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from enum import Enum
 
 __all__ = [
     "DomainSettings",
@@ -213,7 +213,9 @@ class DomainSettings(_Section):
 class StateSettings(_Section):
     """Where what the service writes is kept."""
 
-    directory: str = Field("var", description="folder of the journal and the quarantine; writable by the service's user only")
+    directory: str = Field(
+        "var", description="folder of the journal and the quarantine; writable by the service's user only"
+    )
 
 
 class JournalSettings(_Section):
@@ -221,7 +223,8 @@ class JournalSettings(_Section):
 
     fsync: bool = Field(
         default=False,
-        description="wait until the disk has a record before the reply of a discard; survives a power cut, costs a disk write",
+        description="wait until the disk has a record before the reply of a discard; survives a power cut, costs a"
+        " disk write",
     )
 
 
@@ -234,7 +237,8 @@ class SmtpSettings(_Section):
     )
     drain_seconds: Seconds = Field(10, description="seconds that transactions under way get to end after SIGTERM")
     command_seconds: Seconds = Field(
-        300, description="seconds a client may take for a command (RFC 5321 section 4.5.3.2.7); against idle connections"
+        300,
+        description="seconds a client may take for a command (RFC 5321 section 4.5.3.2.7); against idle connections",
     )
     data_seconds: Seconds = Field(
         180, description="seconds between two pieces of a message (RFC 5321 section 4.5.3.2.5); against stalled senders"
@@ -244,7 +248,9 @@ class SmtpSettings(_Section):
         0, ge=0, description="connections at once from one address; 0: as many as `max_connections`"
     )
     max_recipients: int = Field(
-        1000, ge=100, description="recipients of a transaction (RFC 5321 section 4.5.3.1.8 wants 100); against memory use"
+        1000,
+        ge=100,
+        description="recipients of a transaction (RFC 5321 section 4.5.3.1.8 wants 100); against memory use",
     )
     max_command_octets: int = Field(
         4096, ge=1024, description="octets of a command line with its parameters; against endless lines"
@@ -253,16 +259,20 @@ class SmtpSettings(_Section):
         256 * _MEBIBYTE, ge=_MEBIBYTE, description="octets of a message; against endless messages"
     )
     max_idle_commands: int = Field(
-        100, ge=10, description="commands in a row that bring no message nearer (NOOP, RSET, errors); against busy idling"
+        100,
+        ge=10,
+        description="commands in a row that bring no message nearer (NOOP, RSET, errors); against busy idling",
     )
 
 
 class NextHopSettings(_Section):
-    """How long the next hop may take. Each is a little under what a client waits, so that it hears 451 and not nothing."""
+    """How long the next hop may take. Each is a little under what a client waits, so that it hears 451, not nothing."""
 
     connect_seconds: Seconds = Field(30, description="seconds to connect, and again for the greeting and EHLO")
     command_seconds: Seconds = Field(270, description="seconds for the reply to MAIL, RCPT and RSET (clients wait 300)")
-    data_seconds: Seconds = Field(110, description="seconds for the reply to DATA, and for each piece taken (clients wait 120)")
+    data_seconds: Seconds = Field(
+        110, description="seconds for the reply to DATA, and for each piece taken (clients wait 120)"
+    )
     message_seconds: Seconds = Field(570, description="seconds for the reply to the message (clients wait 600)")
     idle_seconds: Seconds = Field(30, description="seconds for which an unused connection to the next hop is kept")
 
@@ -272,7 +282,8 @@ class TagsSettings(_Section):
 
     case: Annotated[Case, _enum(Case)] = Field(
         Case.FOLD,
-        description="fold: letters are hashed in lower case; exact: as written, for keys shared with Exim or batv-tools",
+        description="fold: letters are hashed in lower case; exact: as written, for keys shared with Exim or"
+        " batv-tools",
     )
     placement: Annotated[Placement, _enum(Placement)] = Field(
         Placement.PREFIX, description="prefix: prvs=TAG=local@domain; subaddress: local+prvs=TAG@domain"

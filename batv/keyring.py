@@ -7,9 +7,9 @@ Rules that a ring keeps:
 3. A key verifies from the moment it is in the ring, so that every node can verify before any node signs.
 4. A key leaves the ring only when no tag made with it is alive.
 
-A key's life: it is made (pending: verifies only), signs from a day on (signing), stops on a day (retiring: verifies until its
-last tag has expired), and is spent (retired: may be pruned). A revoked key verifies nothing from that moment on; it
-keeps its number until its tags would have expired.
+A key's life: it is made (pending: verifies only), signs from a day on (signing), stops on a day (retiring: verifies
+until its last tag has expired), and is spent (retired: may be pruned). A revoked key verifies nothing from that
+moment on; it keeps its number until its tags would have expired.
 
 Source: draft-levine-smtp-batv-01 section 4 (K, the key number, lets keys change).
 """
@@ -149,7 +149,7 @@ class Key:
         return min(ends) + self.lifetime if ends else None
 
     def free(self, day: Day) -> bool:
-        """Whether on that day no tag made with this key is alive, so that the key may go and its number be used again."""
+        """Whether no tag made with this key is alive on that day: the key may go, and its number be used again."""
         last = self.last_alive
         return last is not None and day > last
 
@@ -207,7 +207,8 @@ class KeyRing:
             if key.role(day) is Role.SIGNING:
                 return key
         raise NoSigningKeyError(
-            f"no key of the ring signs on {day}", "make one with 'batv key new' or let one sign with 'batv key activate'"
+            f"no key of the ring signs on {day}",
+            "make one with 'batv key new' or let one sign with 'batv key activate'",
         )
 
     def signs(self, day: Day) -> bool:
@@ -273,7 +274,9 @@ class KeyRing:
             raise KeyRingRuleError(f"{on} is past", "activate a key from today on, or later")
         role = key.role(day)
         if role in {Role.RETIRING, Role.RETIRED, Role.REVOKED}:
-            raise KeyRingRuleError(f"key {number} is {role} and cannot sign again", "make a new key with 'batv key rotate'")
+            raise KeyRingRuleError(
+                f"key {number} is {role} and cannot sign again", "make a new key with 'batv key rotate'"
+            )
         if role is Role.SIGNING:
             raise KeyRingRuleError(f"key {number} signs already since {key.signs_from}")
         # A key that was to sign for a limited time only, until a later one took over, signs without an end now.
@@ -318,7 +321,8 @@ class KeyRing:
         if not key.free(day):
             last = key.last_alive
             raise KeyRingRuleError(
-                f"key {number} is needed: tags made with it may be alive" + (f" until {last}" if last is not None else ""),
+                f"key {number} is needed: tags made with it may be alive"
+                + (f" until {last}" if last is not None else ""),
                 "retire it first" if last is None else f"prune it on {last + 1} or later",
             )
         return replace(self, keys=tuple(kept for kept in self.keys if kept.number != number))

@@ -1,8 +1,8 @@
 """Sign an address, verify one, and say which check failed.
 
-A tag made on day d says DDD = d + lifetime. It is good on day x iff (DDD - x) mod 1000 <= lifetime + 1: from d - 1, for a
-verifier whose clock is late, through d + lifetime, on no other day of the cycle and across every wrap.
-The checks come in the order grammar, key, signature, day, so that the result names the first that failed.
+A tag made on day d says DDD = d + lifetime. It is good on day x iff (DDD - x) mod 1000 <= lifetime + 1: from d - 1,
+for a verifier whose clock is late, through d + lifetime, on no other day of the cycle and across every wrap. The
+checks come in the order grammar, key, signature, day, so that the result names the first that failed.
 
 Source: draft-levine-smtp-batv-01 sections 4 and 5.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batv import mac
 from batv.day import stamp_distance
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batv.keyring import Key, KeyRing
 
 __all__ = [
+    "DEFAULT_STYLE",
     "Obstacle",
     "Style",
     "Verification",
@@ -53,6 +54,10 @@ class Style:
 
     case: Case = Case.FOLD
     placement: Placement = Placement.PREFIX
+
+
+DEFAULT_STYLE: Final = Style()
+"""The draft's placement, letters folded."""
 
 
 class Obstacle(Enum):
@@ -102,7 +107,7 @@ def has_routing_characters(mailbox: Mailbox) -> bool:
     return any(character in mailbox.local for character in _ROUTING_CHARACTERS)
 
 
-def sign(mailbox: Mailbox, ring: KeyRing, day: Day, style: Style = Style()) -> Mailbox | Obstacle:  # noqa: B008 -- frozen
+def sign(mailbox: Mailbox, ring: KeyRing, day: Day, style: Style = DEFAULT_STYLE) -> Mailbox | Obstacle:
     """Return the signed address, or why it cannot be signed.
 
     Args:
@@ -118,7 +123,7 @@ def sign(mailbox: Mailbox, ring: KeyRing, day: Day, style: Style = Style()) -> M
     return sign_with(mailbox, ring.signing_key(day), day, style) if hindrance is None else hindrance
 
 
-def sign_with(mailbox: Mailbox, key: Key, day: Day, style: Style = Style()) -> Mailbox:  # noqa: B008 -- frozen
+def sign_with(mailbox: Mailbox, key: Key, day: Day, style: Style = DEFAULT_STYLE) -> Mailbox:
     """Return the address signed with one key as of that day, whatever the key's role and the address's length."""
     stamp = (day + key.lifetime).stamp
     tag = Tag(key.number, stamp, mac.sign(key, stamp, mailbox, style.case))

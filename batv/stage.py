@@ -19,13 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from batv.address import ForwardPath, Mailbox, ReversePath
 from batv.errors import NoSigningKeyError
-from batv.signing import Obstacle, Style, has_routing_characters, obstacle, sign, verify_any
+from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign, verify_any
 from batv.tag import take_off
 from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
+    from batv.address import ForwardPath, Mailbox, ReversePath
     from batv.day import Day
     from batv.keyring import KeyRings
     from batv.policy import DomainPolicy, Policy
@@ -71,7 +71,7 @@ class SigningStage:
     """
 
     policy: Policy
-    style: Style = Style()
+    style: Style = DEFAULT_STYLE
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the signed reverse path, or the path as it came and why.

@@ -1,6 +1,7 @@
 """The client of the next hop, and the connections to it that are kept for reuse.
 
-Stock clients take the whole message, re-encode line ends, quote addresses anew and drop parameters, so this one is our own.
+Stock clients take the whole message, re-encode line ends, quote addresses anew and drop parameters, so this one is
+our own.
 
 Rules:
 
@@ -32,7 +33,7 @@ __all__ = ["NextHop", "NextHopConnection", "NextHopFault"]
 _GOES_AWAY: Final = 421
 
 
-class NextHopFault(UnavailableError):
+class NextHopFault(UnavailableError):  # noqa: N818 -- a fault is what the rules call it
     """The next hop is unreachable, silent, broken or gone. The text is for the log alone."""
 
 

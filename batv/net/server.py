@@ -1,9 +1,9 @@
 """The listener's side of a session: the one subclass of aiosmtpd's SMTP.
 
-aiosmtpd gives the frame: the protocol object that the event loop calls, its session, its timer, later STARTTLS and the PROXY
-protocol. Reading commands, the message, replies and errors are done here, because the stock ones keep a message in memory,
-parse addresses and parameters into something else, share limits between sessions, and answer an error of ours with 500.
-What a command means is the Conversation's matter.
+aiosmtpd gives the frame: the protocol object that the event loop calls, its session, its timer, later STARTTLS and
+the PROXY protocol. Reading commands, the message, replies and errors are done here, because the stock ones keep a
+message in memory, parse addresses and parameters into something else, share limits between sessions, and answer an
+error of ours with 500. What a command means is the Conversation's matter.
 
 Rules:
 
@@ -173,7 +173,7 @@ class Door:
             await self._empty.wait()
 
     async def cut(self) -> None:
-        """End the connections that are left, whatever they are doing; a message without its reply stays with its client."""
+        """End the connections that are left; a message without its reply stays with its client."""
         tasks = [task for connection in self.connections if (task := connection.cut()) is not None]
         if tasks:
             await asyncio.wait(tasks)
@@ -188,13 +188,27 @@ class Door:
 class ClientConnection(SMTP):
     """One client.
 
-    aiosmtpd's constructor looks through all methods of the handler and of itself, for each connection, and asks the resolver for
-    a name; what it sets and is used afterwards is set here instead.
+    aiosmtpd's constructor looks through all methods of the handler and of itself, for each connection, and asks the
+    resolver for a name; what it sets and is used afterwards is set here instead.
     """
 
     _VERBS: ClassVar[dict[bytes, str]] = {
         verb.encode("ascii"): f"smtp_{verb}"
-        for verb in ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "AUTH")
+        for verb in (
+            "EHLO",
+            "HELO",
+            "MAIL",
+            "RCPT",
+            "DATA",
+            "RSET",
+            "NOOP",
+            "QUIT",
+            "VRFY",
+            "EXPN",
+            "HELP",
+            "STARTTLS",
+            "AUTH",
+        )
     }
 
     def __init__(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:

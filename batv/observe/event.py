@@ -119,7 +119,7 @@ Observer: TypeAlias = "Callable[[Event], None]"
 
 
 def printable(octets: bytes) -> str:
-    """Return octets from a peer as text for an event: tags shortened, nothing in it that a terminal or log would act on."""
+    """Return octets from a peer as text for an event: tags shortened, nothing that a terminal or a log would act on."""
     text = octets.decode("utf-8", "backslashreplace")
     if not text.isprintable():
         text = "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text)

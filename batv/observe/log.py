@@ -22,10 +22,10 @@ _LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Leve
 
 def log_observer(event: Event) -> None:
     """Write the line of an event."""
-    if isinstance(event, Notice):
-        level = _LEVELS[event.level]
-    else:
+    if isinstance(event, TransactionEnded):
         level = logging.WARNING if event.cause else logging.INFO
+    else:
+        level = _LEVELS[event.level]
     if _LOGGER.isEnabledFor(level):
         _LOGGER.log(level, "%s", log_line(event))
 

@@ -2,9 +2,10 @@
 
 Rules:
 
-1. A reload takes all that is new or nothing: where anything in it is wrong, everything stays as it was, and the log says why.
-2. A ring file that changed is picked up within 5 seconds without being asked. A ring file that vanished is not: what verifies
-   live tags goes only when the administrator says so, by SIGHUP or restart.
+1. A reload takes all that is new or nothing: where anything in it is wrong, everything stays as it was, and the log
+   says why.
+2. A ring file that changed is picked up within 5 seconds without being asked. A ring file that vanished is not: what
+   verifies live tags goes only when the administrator says so, by SIGHUP or restart.
 3. At the end no new connection is taken, clients without a transaction are sent away at once, the others get
    `drain_seconds`; what is not done then stays with its client.
 """
@@ -250,7 +251,9 @@ class Service:
     def _listener_settings(settings: Settings, direction: Direction) -> OutboundSettings | InboundSettings:
         found = settings.outbound if direction is Direction.OUTBOUND else settings.inbound
         if found is None:
-            raise ConfigError(f"there is no [{direction}] section", f"give it listen and next_hop, or do not run {direction}")
+            raise ConfigError(
+                f"there is no [{direction}] section", f"give it listen and next_hop, or do not run {direction}"
+            )
         return found
 
     async def _listen(self, proxy: _Proxy, endpoints: Sequence[Endpoint]) -> None:
@@ -295,7 +298,9 @@ class Service:
         for domain in domains:
             ring = rings.ring_for(domain)
             if Direction.OUTBOUND in self._directions and not ring.signs(today):
-                self._notice(Level.ERROR, "no key signs: mail gets 451 until one does", domain=domain.decode(), day=today)
+                self._notice(
+                    Level.ERROR, "no key signs: mail gets 451 until one does", domain=domain.decode(), day=today
+                )
         return _Keys(store, rings, fingerprint, self._clock())
 
     async def _watch(self) -> None:

@@ -4,13 +4,13 @@ The same for both proxies; they differ in the stage that is asked about each pat
 
 Rules:
 
-1. MAIL and RCPT go to the next hop as they come, and its replies come back unchanged. No reply is given before the next hop
-   gave it, but for recipients that are held.
+1. MAIL and RCPT go to the next hop as they come, and its replies come back unchanged. No reply is given before the
+   next hop gave it, but for recipients that are held.
 2. 250 after the final dot only if the next hop said 2yz to exactly these octets, or the message is on record as
    discarded or quarantined.
 3. A fault of the next hop is `451 4.3.0` to the command or the message. The connection is cut, and never gets the dot.
-4. A forged bounce is held: the next hop is asked about the recipient on a connection that serves nobody else, so that unknown users
-   stay unknown and call-outs hear the truth; the content never reaches it.
+4. A forged bounce is held: the next hop is asked about the recipient on a connection that serves nobody else, so that
+   unknown users stay unknown and call-outs hear the truth; the content never reaches it.
 5. Who sends with a null sender hears our own words, the same for valid and forged tags: replies must not help guessing.
 
 Source: RFC 5321 sections 3.3, 4.1.4 and 6.1; draft-levine-smtp-batv-01 section 5.
@@ -65,6 +65,7 @@ _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
 
 _HELD: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
 _START_CONTENT: Final = 354
+_OFFER_GONE: Final = "the next hop no longer offers what the client was told"
 
 
 class Recorder(Protocol):
@@ -81,7 +82,9 @@ class Recorder(Protocol):
 
 @dataclass(slots=True)
 class Side:
-    """One of the two proxies, as its sessions see it. A reload puts new values in; a transaction keeps those it began with.
+    """One of the two proxies, as its sessions see it.
+
+    A reload puts new values in; a transaction keeps those that it began with.
 
     Attributes:
         direction: which proxy.
@@ -253,7 +256,7 @@ class ProxySession:
         if decision.verdict is Verdict.FOREIGN:
             recipient.reply = _NO_RELAY
         elif not self._offered_still(transaction.connection, rcpt.parameters):
-            transaction.cause = "the next hop no longer offers what the client was told"
+            transaction.cause = _OFFER_GONE
         elif not recipient.held and transaction.forwarded and decision.status != transaction.status:
             recipient.reply = _SEPARATELY
         else:
@@ -376,22 +379,15 @@ class ProxySession:
     async def _open(self, transaction: _Transaction) -> Reply:
         line = b"MAIL FROM:%b%b" % (transaction.sender.path.octets, transaction.parameters)
         seconds = transaction.next_hop.settings.command_seconds
-        connection = await transaction.next_hop.acquire()
+        connection = await self._acquire(transaction)
         try:
-            if not self._offered_still(connection, transaction.parameters):
-                transaction.next_hop.release(connection)
-                raise NextHopFault("the next hop no longer offers what the client was told")
-            reply = await connection.command(line, seconds)
+            reply = await self._said(connection, line, seconds)
         except NextHopFault:
-            connection.abort()
             if not connection.reused:
                 raise
             # It was closed while nobody used it, which no server announces; MAIL can be said twice.
-            connection = await transaction.next_hop.acquire(fresh=True)
-            if not self._offered_still(connection, transaction.parameters):
-                transaction.next_hop.release(connection)
-                raise
-            reply = await self._on(connection, line, seconds)
+            connection = await self._acquire(transaction, fresh=True)
+            reply = await self._said(connection, line, seconds)
         if reply.positive:
             transaction.connection = connection
         elif reply.intermediate:
@@ -401,8 +397,15 @@ class ProxySession:
             transaction.next_hop.release(connection)
         return reply
 
+    async def _acquire(self, transaction: _Transaction, *, fresh: bool = False) -> NextHopConnection:
+        connection = await transaction.next_hop.acquire(fresh=fresh)
+        if self._offered_still(connection, transaction.parameters):
+            return connection
+        transaction.next_hop.release(connection)
+        raise NextHopFault(_OFFER_GONE)
+
     @staticmethod
-    async def _on(connection: NextHopConnection, line: bytes, seconds: float) -> Reply:
+    async def _said(connection: NextHopConnection, line: bytes, seconds: float) -> Reply:
         try:
             return await connection.command(line, seconds)
         except NextHopFault:
@@ -526,7 +529,7 @@ class ProxySession:
             self._fail(transaction, error)
 
     async def _finish(self, transaction: _Transaction, reply: Reply) -> Reply:
-        """End a transaction with the reply to its message; the reply is another if a record that is owed cannot be kept."""
+        """End a transaction with the reply to its message, or with another if a record that is owed cannot be kept."""
         event = self._event(transaction, reply)
         try:
             self._side.journal.write(event)
@@ -589,7 +592,7 @@ class ProxySession:
         return self._side.direction is Direction.INBOUND and transaction.given.null
 
     def _takes(self, path: ReversePath | ForwardPath, mail_parameters: bytes) -> bool:
-        """Whether the path may come in this transaction: octets above 127 want SMTPUTF8. Source: RFC 6531 section 3.4."""
+        """Whether the path may come here: octets above 127 want SMTPUTF8. Source: RFC 6531 section 3.4."""
         return path.octets.isascii() or b"SMTPUTF8" in keywords(mail_parameters)
 
     def _offered_still(self, connection: NextHopConnection | None, parameters: bytes) -> bool:

@@ -9,8 +9,8 @@ Rules:
 3. A message without such octets goes out as it came, dots stuffed by the client included.
 4. Memory does not grow with the message: at most four octets are held back, those that may begin the end.
 
-Whole pieces are searched with `find`, `count` and `replace`, which run at memory speed; a loop over lines, or a pattern,
-costs twenty times as much.
+Whole pieces are searched with `find`, `count` and `replace`, which run at memory speed; a loop over lines, or a
+pattern, costs twenty times as much.
 
 Source: RFC 5321 sections 4.1.1.4, 4.5.2 and 2.3.8; the vulnerability "SMTP smuggling" (CVE-2023-51764).
 """

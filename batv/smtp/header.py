@@ -1,7 +1,8 @@
 """The header of a message on its way: a field put before it, fields of that name taken out, the Message-ID read.
 
-The header ends at the first empty line. Where a message has none, all of it counts as header, so that a field hidden behind a
-line that is no field does not get past. Both classes take what a DataScanner gives back: there every line ends with CRLF.
+The header ends at the first empty line. Where a message has none, all of it counts as header, so that a field hidden
+behind a line that is no field does not get past. Both classes take what a DataScanner gives back: there every line
+ends with CRLF.
 
 Source: RFC 5322 sections 2.2 and 3.6.4.
 """

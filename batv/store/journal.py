@@ -1,8 +1,8 @@
 """The journal: one JSON object a line for every recipient of a judged bounce and of an outbound message.
 
-A discarded message exists nowhere else, so its record is written to the file before the sender hears 250. Lines are appended with
-one write each, so that programs may read and rotate the file at any time; after SIGHUP a new file is begun where the
-old one was renamed.
+A discarded message exists nowhere else, so its record is written to the file before the sender hears 250. Lines are
+appended with one write each, so that programs may read and rotate the file at any time; after SIGHUP a new file is
+begun where the old one was renamed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import IoError
@@ -19,6 +18,7 @@ from batv.tag import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from batv.observe.event import TransactionEnded
 
