@@ -1,0 +1,92 @@
+"""What the tests may count on, and which of them a machine may leave out.
+
+Nothing is left out in silence: a test whose needs are not met fails, unless `BATV_TEST_WITHOUT` names its mark (marks
+with spaces between), or it reads the real bounces and they are not beside the checkout. The last lines of a run say
+what was left out. Where `CI` is `true`, nothing may be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+"""The checkout."""
+
+_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "long", "mta"})
+
+_PLACES: Final = os.pathsep.join(
+    (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(ROOT / ".cache" / "exim")),
+)
+"""Where mail servers are: Debian keeps them off the PATH of users, and Exim is unpacked beside the system."""
+
+_MAIL_SERVERS: Final = ("postfix", "exim")
+
+
+def _corpora() -> Path:
+    return Path(os.environ.get("BATV_CORPORA", ROOT.parent / "shared" / "corpora" / "real"))
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI") == "true"
+
+
+def _without() -> dict[str, str]:
+    """Return the marks that are left out, each with the reason."""
+    named = os.environ.get("BATV_TEST_WITHOUT", "").split()
+    if wrong := sorted(set(named) - _MAY_BE_LEFT_OUT):
+        message = f"BATV_TEST_WITHOUT names {' '.join(wrong)}: it may name {' '.join(sorted(_MAY_BE_LEFT_OUT))}"
+        raise pytest.UsageError(message)
+    if named and _in_ci():
+        raise pytest.UsageError("BATV_TEST_WITHOUT is set, but CI leaves nothing out: install what the tests need")
+    reasons = dict.fromkeys(named, "BATV_TEST_WITHOUT says so")
+    if not _corpora().is_dir() and not _in_ci():
+        reasons["realcorpus"] = f"there is no {_corpora()}"
+    return reasons
+
+
+def _lacks(item: pytest.Item) -> str | None:
+    """Return what the test needs and this machine lacks, or None."""
+    if (mark := item.get_closest_marker("mta")) is not None:
+        missing = [name for name in mark.args or _MAIL_SERVERS if shutil.which(name, path=_PLACES) is None]
+        if missing:
+            return f"there is no {' and no '.join(missing)}: run scripts/test, or set BATV_TEST_WITHOUT=mta"
+    if item.get_closest_marker("realcorpus") is not None and not _corpora().is_dir():
+        return f"there is no {_corpora()}: put the real bounces there, or say with BATV_CORPORA where they are"
+    return None
+
+
+def pytest_configure() -> None:
+    """Refuse a wrong BATV_TEST_WITHOUT before any test runs."""
+    _without()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out the tests that are left out on this machine."""
+    without = _without()
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose needs are not met: a skipped one would look like a good one."""
+    if (lack := _lacks(item)) is not None:
+        pytest.fail(lack, pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, and why."""
+    for mark, reason in sorted(_without().items()):
+        terminalreporter.write_line(f"left out: tests marked '{mark}': {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def real_corpora() -> Path:
+    """The folder of real bounces; for tests marked `realcorpus`."""
+    return _corpora()
