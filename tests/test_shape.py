@@ -123,8 +123,8 @@ def test_every_exception_to_a_rule_carries_its_reason() -> None:
 
 
 def test_an_exception_on_a_line_names_its_rule_and_reason() -> None:
-    """As above, for the exceptions that stand in the code: `# noqa: RULE -- reason`."""
-    marker = re.compile("# no" + r"qa(?!: [A-Z]+[0-9]+(?:, [A-Z]+[0-9]+)* -- \w)")
+    """As above, for the exceptions that stand in the code: the reason follows two hyphens."""
+    marker = re.compile(r"[#] noqa(?!: [A-Z]+[0-9]+(?:, [A-Z]+[0-9]+)* -- \w)")
     bare = [
         f"{path.relative_to(ROOT)}:{number}"
         for folder in ("batv", "tests", "scripts")
