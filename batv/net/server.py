@@ -223,6 +223,7 @@ class ClientConnection(SMTP):
         self._original_transport = None
         self._tls_protocol = None
         self._timeout_handle: asyncio.TimerHandle | None = None
+        self._abort_handle: asyncio.TimerHandle | None = None
         self._timeout_duration = door.settings.command_seconds
         self._handler_coroutine: asyncio.Task[None] | None = None
         self._door = door
@@ -246,6 +247,8 @@ class ClientConnection(SMTP):
         """End the reading. The session itself goes on: a message after its final dot is still being answered."""
         self._lost = True
         self._disarm()
+        if self._abort_handle is not None:
+            self._abort_handle.cancel()
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
 
@@ -274,9 +277,7 @@ class ClientConnection(SMTP):
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
             transport.write(reply.octets)
-            transport.close()
-            # A client that does not read would keep the transport closing for ever.
-            self.loop.call_later(_CLOSING_SECONDS, transport.abort)
+            self._close()
 
     # The session.
 
@@ -316,9 +317,13 @@ class ClientConnection(SMTP):
                 self._conversation.gone(cause)
             self._door.leave(self, self._address)
             self._disarm()
-            if self.transport is not None:
-                self.transport.close()
-                self.loop.call_later(_CLOSING_SECONDS, self._abort)
+            self._close()
+
+    def _close(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+            # A client that does not read would keep the transport closing for ever.
+            self._abort_handle = self.loop.call_later(_CLOSING_SECONDS, self._abort)
 
     def _abort(self) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
@@ -422,10 +427,10 @@ class ClientConnection(SMTP):
 
     # One method a verb, as aiosmtpd has them; each returns the reply to its argument.
 
-    async def smtp_EHLO(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_EHLO(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         return await self._hello(argument, extended=True)
 
-    async def smtp_HELO(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_HELO(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         return await self._hello(argument, extended=False)
 
     async def _hello(self, argument: bytes, *, extended: bool) -> Reply:
@@ -434,10 +439,10 @@ class ClientConnection(SMTP):
             return _ARGUMENT
         return await self._open_conversation.hello(name, extended=extended)
 
-    async def smtp_MAIL(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_MAIL(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         return await self._open_conversation.mail(argument)
 
-    async def smtp_RCPT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_RCPT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         reply = await self._open_conversation.rcpt(argument)
         if reply.positive:
             self._idle_commands = 0
@@ -445,29 +450,29 @@ class ClientConnection(SMTP):
             await self._flush()
         return reply
 
-    async def smtp_RSET(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_RSET(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         return await self._open_conversation.reset() if not argument.strip() else _ARGUMENT
 
-    async def smtp_NOOP(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_NOOP(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         del argument
         return _OK
 
-    async def smtp_QUIT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_QUIT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         return _BYE if not argument.strip() else _ARGUMENT
 
-    async def smtp_VRFY(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_VRFY(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         del argument
         return _NO_VERIFY
 
-    async def smtp_EXPN(self, argument: bytes) -> Reply | None:  # type: ignore[override]  # noqa: D102, N802
+    async def smtp_EXPN(self, argument: bytes) -> Reply | None:  # type: ignore[override]  # noqa: D102, N802 -- aiosmtpd's names
         del argument
         return _NOT_OFFERED
 
-    smtp_HELP = smtp_EXPN  # noqa: N815
-    smtp_STARTTLS = smtp_EXPN  # noqa: N815
-    smtp_AUTH = smtp_EXPN  # noqa: N815
+    smtp_HELP = smtp_EXPN  # noqa: N815 -- aiosmtpd's names
+    smtp_STARTTLS = smtp_EXPN  # noqa: N815 -- aiosmtpd's names
+    smtp_AUTH = smtp_EXPN  # noqa: N815 -- aiosmtpd's names
 
-    async def smtp_DATA(self, argument: bytes) -> Reply | None:  # noqa: D102, N802
+    async def smtp_DATA(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         conversation = self._open_conversation
         if argument.strip():
             return _ARGUMENT
