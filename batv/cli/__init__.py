@@ -1,8 +1,8 @@
 """The command `batv`: its frame, the exit statuses, and what commands need from outside.
 
-Every error ends as one line on standard error, `batv: what is wrong: what to do`, and as the exit status that the error
-carries; there is no traceback. A group of commands is imported when one of its commands is called, so that the service
-loads nothing that only other commands need.
+Every error ends as one line on standard error, `batv: what is wrong: what to do`, and as the exit status that the
+error carries; there is no traceback. A group of commands is imported when one of its commands is called, so that
+the service loads nothing that only other commands need.
 
 Source: exit statuses are those of sysexits(3) where it has one; 130 is that of a shell after SIGINT.
 """
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -98,22 +99,29 @@ class Site:
         path = self.config_path
         try:
             # Named by the administrator, who may keep it behind a link: opened as any program opens its settings.
-            with open(path, "rb") as file:
+            with Path(path).open("rb") as file:
                 octets = file.read(MAX_SETTINGS_OCTETS + 1)
         except FileNotFoundError as error:
             remedy = "make one with 'batv init --domain DOMAIN', or name another with --config FILE"
             raise ConfigError(f"there is no configuration file {path}", remedy) from error
         except PermissionError as error:
-            raise UnsafeFileError(f"{path} may not be read", "run this as a user who may, or change its mode") from error
+            raise UnsafeFileError(
+                f"{path} may not be read", "run this as a user who may, or change its mode"
+            ) from error
         except OSError as error:
-            raise IoError(f"cannot read {path}: {(error.strerror or '').lower()}", "name another with --config FILE") from error
+            raise IoError(
+                f"cannot read {path}: {(error.strerror or '').lower()}", "name another with --config FILE"
+            ) from error
         if len(octets) > MAX_SETTINGS_OCTETS:
-            raise ConfigError(f"{path} is longer than {MAX_SETTINGS_OCTETS} octets", "name the right file with --config FILE")
+            raise ConfigError(
+                f"{path} is longer than {MAX_SETTINGS_OCTETS} octets",
+                "name the right file with --config FILE",
+            )
         try:
             text = octets.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} is not UTF-8 text (octet {error.start})", "write it as UTF-8") from error
-        return parse(text, path, os.path.dirname(os.path.abspath(path)))
+        return parse(text, path, str(Path(path).absolute().parent))
 
     def store(self, settings: Settings) -> RingStore:
         """Return the store of the key rings. Errors as for `batv.store.rings.open_store`."""
@@ -122,7 +130,7 @@ class Site:
         return open_store(settings.keys, os.environ)
 
     def rings(self, settings: Settings) -> KeyRings:
-        """Return the rings of all domains of the settings. Errors as for `batv.store.rings.RingStore.read_all`."""
+        """Return the rings of all domains of the settings. Errors as for `RingStore.find`."""
         return self.store(settings).read_all(settings.policy.domains)
 
 
@@ -159,7 +167,14 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     metavar="FILE",
     help="Configuration file; else the one that BATV_CONFIG names, else ./batv.toml, else /etc/batv/batv.toml.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
 @click.pass_context
 def batv(ctx: click.Context, config: str | None) -> None:
     """Sign the reverse paths of outbound mail, and tell genuine bounces from forged ones."""
@@ -211,7 +226,10 @@ def _outcome(error: Exception) -> tuple[str, int]:
             return _clause(error.format_message()), error.exit_code
         case _:
             # Its own text is not shown: it could quote a secret.
-            return f"internal fault: {type(error).__name__} {_origin(error)}: please report this line", _SOFTWARE
+            return (
+                f"internal fault: {type(error).__name__} {_origin(error)}: please report this line",
+                _SOFTWARE,
+            )
 
 
 def _clause(text: str) -> str:
@@ -225,4 +243,4 @@ def _origin(error: BaseException) -> str:
         trace = trace.tb_next
     if trace is None:
         return "somewhere"
-    return f"in {os.path.basename(trace.tb_frame.f_code.co_filename)} line {trace.tb_lineno}"
+    return f"in {Path(trace.tb_frame.f_code.co_filename).name} line {trace.tb_lineno}"

@@ -71,7 +71,11 @@ def sign(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool
         ctx.exit(_NO)
     signed = decision.path.mailbox
     if as_json:
-        fields = {"address": text_of(address.octets), "signed": text_of(signed.octets), "key": decision.key_number}
+        fields = {
+            "address": text_of(address.octets),
+            "signed": text_of(signed.octets),
+            "key": decision.key_number,
+        }
         print_json(fields | {"day": day.iso()})
     else:
         _print_octets(signed)
@@ -154,7 +158,10 @@ class _Explained:
 
     def parts(self) -> dict[str, object]:
         """Return the address, its tag piece by piece, and the key."""
-        fields: dict[str, object] = {"address": text_of(self.address.octets), "today": f"{self.day} (stamp {_stamp(self.day)})"}
+        fields: dict[str, object] = {
+            "address": text_of(self.address.octets),
+            "today": f"{self.day} (stamp {_stamp(self.day)})",
+        }
         tagged = take_off(self.address)
         if tagged is None:
             return fields | {"tag": None}

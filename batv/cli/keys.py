@@ -1,14 +1,15 @@
 """`batv key`: the ring of keys.
 
-Each change is worked out by `batv.keyring`, which knows the rules, and carried out by `batv.store.rings` under a lock. What
-is left to this module: words, and secrets, which it makes, reads and hands over, and never prints unless told to.
+Each change is worked out by `batv.keyring`, which knows the rules, and carried out by `batv.store.rings` under a
+lock. What is left to this module: words, and secrets, which it makes, reads and hands over, and never prints unless
+told to.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -90,7 +91,8 @@ class _Ring:
             octets = domain.lower().encode("utf-8", "surrogateescape")
             if octets not in settings.policy.domains:
                 raise ConfigError(
-                    f"{domain} is not a domain of the configuration", f'add [domains."{domain}"] to {site.config_path}'
+                    f"{domain} is not a domain of the configuration",
+                    f'add [domains."{domain}"] to {site.config_path}',
                 )
         return cls(site.store(settings), octets, settings, site.today())
 
@@ -130,8 +132,8 @@ class _Ring:
 def key() -> None:
     """Make, list and change keys.
 
-    A ring holds up to ten keys, of which one signs. `new` and `rotate` make a key, `activate` lets one sign, `retire` and
-    `revoke` end it, `prune` removes what is spent.
+    A ring holds up to ten keys, of which one signs. `new` and `rotate` make a key, `activate` lets one sign,
+    `retire` and `revoke` end it, `prune` removes what is spent.
     """
 
 
@@ -142,7 +144,9 @@ def key() -> None:
 @_dry_run_option
 @json_option
 @click.pass_obj
-def new(site: Site, *, domain: str | None, lifetime: int | None, printable: bool, dry_run: bool, as_json: bool) -> None:
+def new(  # noqa: PLR0913 -- one for each option
+    site: Site, *, domain: str | None, lifetime: int | None, printable: bool, dry_run: bool, as_json: bool
+) -> None:
     """Make a key: it signs at once where no key does, else it only verifies until it is activated."""
     at = _Ring.of(site, domain)
     secret = Secret(_printable_secret() if printable else secrets.token_bytes(SECRET_OCTETS))
@@ -177,7 +181,7 @@ def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
         listed = [
             {
                 "domain": None if owner is None else owner.decode(),
-                "file": at.store.path(owner),
+                "file": str(at.store.path(owner)),
                 "created": ring.created.iso(),
                 "keys": _described(ring, at.today),
             }
@@ -185,7 +189,17 @@ def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
         ]
         print_json({"today": at.today.iso(), "rings": listed})
     else:
-        head = ("ring", "key", "role", "signs from", "retired", "tags alive until", "lifetime", "days", "remarks")
+        head = (
+            "ring",
+            "key",
+            "role",
+            "signs from",
+            "retired",
+            "tags alive until",
+            "lifetime",
+            "days",
+            "remarks",
+        )
         print_table(head, [row for owner, ring in rings for row in _rows(owner, ring, at.today)])
     for owner, ring in rings:
         _warn(owner, ring, at.today)
@@ -206,7 +220,7 @@ def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
 @_dry_run_option
 @json_option
 @click.pass_obj
-def rotate(
+def rotate(  # noqa: PLR0913 -- one for each option
     site: Site,
     *,
     domain: str | None,
@@ -242,7 +256,7 @@ def rotate(
 @_dry_run_option
 @json_option
 @click.pass_obj
-def activate(
+def activate(  # noqa: PLR0913 -- one for each option
     site: Site, *, number: int, domain: str | None, activate_in: int, dry_run: bool, as_json: bool
 ) -> None:
     """Let a pending key sign; the key that signs until then stops, and goes on verifying."""
@@ -268,7 +282,9 @@ def activate(
 @_dry_run_option
 @json_option
 @click.pass_obj
-def retire(site: Site, *, number: int, domain: str | None, force: bool, dry_run: bool, as_json: bool) -> None:
+def retire(  # noqa: PLR0913 -- one for each option
+    site: Site, *, number: int, domain: str | None, force: bool, dry_run: bool, as_json: bool
+) -> None:
     """Let a key sign no more; its tags stay good until they expire."""
     at = _Ring.of(site, domain)
     done: list[str] = []
@@ -340,13 +356,18 @@ def prune(site: Site, *, domain: str | None, number: int | None, dry_run: bool, 
 @key.command(name="import")
 @_domain_option
 @click.option("--number", type=_NUMBER, required=True, help="The K of its tags.")
-@click.option("--secret-file", required=True, metavar="FILE", help="Its octets are the secret; one final newline is dropped.")
+@click.option(
+    "--secret-file",
+    required=True,
+    metavar="FILE",
+    help="Its octets are the secret; one final newline is dropped.",
+)
 @_lifetime_option
 @click.option("--allow-weak", is_flag=True, help="Take a secret shorter than 16 octets.")
 @_dry_run_option
 @json_option
 @click.pass_obj
-def import_(
+def import_(  # noqa: PLR0913 -- one for each option
     site: Site,
     *,
     domain: str | None,
@@ -380,11 +401,17 @@ def import_(
 @key.command()
 @click.argument("number", type=_NUMBER)
 @_domain_option
-@click.option("--out", metavar="FILE", help="File to write, mode 0600, that must not be there yet; '-': standard output.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="File to write, mode 0600, that must not be there yet; '-': standard output.",
+)
 @click.option("--exim", is_flag=True, help="Check that Exim can share the key, and say how.")
 @json_option
 @click.pass_obj
-def export(site: Site, *, number: int, domain: str | None, out: str | None, exim: bool, as_json: bool) -> None:
+def export(  # noqa: PLR0913 -- one for each option
+    site: Site, *, number: int, domain: str | None, out: str | None, exim: bool, as_json: bool
+) -> None:
     """Hand over the secret of one key, as its raw octets. Whole rings move by copying their files."""
     at = _Ring.of(site, domain)
     if out is None and not exim:
@@ -398,10 +425,18 @@ def export(site: Site, *, number: int, domain: str | None, out: str | None, exim
         _check_exim(found)
     done = _handed_over(found, out)
     if exim:
-        file = "FILE" if out in {None, _STANDARD_OUTPUT} else os.path.abspath(str(out))
+        file = "FILE" if out is None or out == _STANDARD_OUTPUT else Path(out).absolute()
         done.append(f"Exim signs alike with ${{prvs{{ADDRESS}}{{${{readfile{{{file}}}}}}}{{{number}}}}}")
     if as_json:
-        print_json({"domain": at.name, "number": number, "out": out, "octets": len(found.secret.octets), "done": done})
+        print_json(
+            {
+                "domain": at.name,
+                "number": number,
+                "out": out,
+                "octets": len(found.secret.octets),
+                "done": done,
+            }
+        )
     else:
         for line in done:
             click.echo(line, err=out == _STANDARD_OUTPUT)
@@ -435,13 +470,13 @@ def _handed_over(found: Key, out: str | None) -> list[str]:
     if out == _STANDARD_OUTPUT:
         click.echo(found.secret.octets, nl=False)
         return []
-    write_atomically(out, found.secret.octets, replace=False)
+    write_atomically(Path(out), found.secret.octets, replace=False)
     return [f"secret of key {found.number} written to {out}"]
 
 
-def _say_files(paths: tuple[str, ...], word: str, *, dry_run: bool, as_json: bool) -> None:
+def _say_files(paths: tuple[Path, ...], word: str, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        print_json({"dry_run": dry_run, word: list(paths)})
+        print_json({"dry_run": dry_run, word: [str(path) for path in paths]})
         return
     for path in paths:
         click.echo(f"would: {path} {word}" if dry_run else f"{path} {word}")
@@ -454,7 +489,7 @@ def _joined(ring: KeyRing, made: Key, at: _Ring, done: list[str], words: str) ->
     said = words.format(made.number)
     joined = _key(changed, made.number)
     if joined.role(at.today) is Role.SIGNING:
-        until = f", until key {changed.signing_key(joined.retired).number} does from {joined.retired}" if joined.retired else ""
+        until = f" until {joined.retired}, when another key begins" if joined.retired is not None else ""
         done.append(f"{said}: it signs from today{until}")
     else:
         done.append(f"{said}: it verifies, and signs after 'batv key activate {made.number}{at.option}'")
@@ -490,14 +525,16 @@ def _printable_secret() -> bytes:
 
 def _secret_from(path: str) -> Secret:
     try:
-        octets = read_bounded(path, MAX_SECRET_OCTETS + 1)
+        octets = read_bounded(Path(path), MAX_SECRET_OCTETS + 1)
     except FileNotFoundError as error:
         raise IoError(f"there is no file {path}", "name the file that holds the secret") from error
     octets = octets.removesuffix(b"\n")
     if not octets:
         raise KeyRingDataError(f"{path} holds no secret", "name the file that holds the secret")
     if len(octets) > MAX_SECRET_OCTETS:
-        raise KeyRingDataError(f"{path} is longer than {MAX_SECRET_OCTETS} octets", "name the file that holds the secret")
+        raise KeyRingDataError(
+            f"{path} is longer than {MAX_SECRET_OCTETS} octets", "name the file that holds the secret"
+        )
     if octets.endswith(b"\r"):
         remark(f"the secret in {path} ends with a carriage return, which counts: was the file written on Windows?")
     return Secret(octets)
@@ -510,7 +547,7 @@ def _check_exim(found: Key) -> None:
         raise KeyRingRuleError(f"Exim cannot share key {found.number}: its secret has NUL or control octets", remedy)
     if len(octets) > _EXIM_SECRET_OCTETS:
         raise KeyRingRuleError(
-            f"Exim cannot share key {found.number}: its secret has {len(octets)} octets, and at most {_EXIM_SECRET_OCTETS} go",
+            f"Exim cannot share key {found.number}: its secret has {len(octets)} octets, {_EXIM_SECRET_OCTETS} at most go",
             remedy,
         )
     if found.lifetime != _EXIM_LIFETIME_DAYS:
@@ -579,4 +616,4 @@ def _warn(owner: bytes | None, ring: KeyRing, today: Day) -> None:
         if days is not None and days > _LONG_SIGNING_DAYS:
             remark(f"key {each.number} has signed for {days} days: change it with 'batv key rotate{option}'")
     if not ring.signs(today):
-        remark(f"no key of the ring signs today: let one with 'batv key activate' or make one with 'batv key new{option}'")
+        remark(f"no key of this ring signs today: make one with 'batv key new{option}' or see 'batv key activate'")

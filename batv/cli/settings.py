@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -62,8 +63,22 @@ directory = "var"                        # journal and quarantine
 
 
 @click.command()
-@click.option("--dir", "folder", default=".", show_default=True, metavar="DIR", help="Where batv.toml and keys/ shall be.")
-@click.option("--domain", "domains", multiple=True, required=True, metavar="D", help="A domain of yours; may be repeated.")
+@click.option(
+    "--dir",
+    "folder",
+    default=".",
+    show_default=True,
+    metavar="DIR",
+    help="Where batv.toml and keys/ shall be.",
+)
+@click.option(
+    "--domain",
+    "domains",
+    multiple=True,
+    required=True,
+    metavar="D",
+    help="A domain of yours; may be repeated.",
+)
 @click.option(
     "--on-forged",
     type=click.Choice(_FORGED_WORDS),
@@ -78,13 +93,14 @@ def init(ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged
     today = ctx.ensure_object(Site).today()
     for domain in domains:
         if not _DOMAIN_NAME.fullmatch(domain.encode("utf-8", "surrogateescape")):
-            raise click.BadParameter(f"'{domain}' is no domain name, write it as in example.com", ctx, param_hint="--domain")
-    path = os.path.join(folder, _FILE)
+            what = f"'{domain}' is no domain name, write it as in example.com"
+            raise click.BadParameter(what, ctx, param_hint="--domain")
+    path = Path(folder, _FILE)
     text = _settings_text(domains, on_forged, today)
-    settings = parse(text, path, os.path.abspath(folder))
+    settings = parse(text, str(path), str(path.absolute().parent))
     if os.path.lexists(path):
         raise CannotCreateError(f"{path} exists already", "edit it, or name another folder with --dir DIR")
-    make_folder(folder, 0o755)
+    make_folder(path.parent, 0o755)
     # The ring first: where this is cut short, the next call finds it, and writes what is missing.
     store = RingStore(settings.keys.directory)
     had_ring = store.find(None) is not None
@@ -92,7 +108,7 @@ def init(ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged
         store.change(None, lambda ring: ring or _first_ring(today))
     write_atomically(path, text.encode(), mode=0o644, replace=False)
     if as_json:
-        fields = {"config": path, "ring": store.path(None), "ring_made": not had_ring}
+        fields = {"config": str(path), "ring": str(store.path(None)), "ring_made": not had_ring}
         print_json(fields | {"discard_safe_from": _safe_from(today).iso()})
         return
     click.echo(f"{path} written")
@@ -124,7 +140,9 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
         return
     sides = [name for name in ("outbound", "inbound") if getattr(settings, name) is not None]
     count = len(settings.domains)
-    click.echo(f"{path} has no errors: {count} {'domain' if count == 1 else 'domains'}, {' and '.join(sides) or 'no'} proxy")
+    click.echo(
+        f"{path} has no errors: {count} {'domain' if count == 1 else 'domains'}, {' and '.join(sides) or 'no'} proxy"
+    )
 
 
 @config.command()
@@ -136,7 +154,7 @@ def show(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json(_plain(settings))
         return
-    defaults = parse("", "", os.path.dirname(os.path.abspath(ctx.ensure_object(Site).config_path)))
+    defaults = parse("", "", str(Path(ctx.ensure_object(Site).config_path).absolute().parent))
     for line in _shown(settings, defaults):
         click.echo(line)
 
@@ -156,7 +174,9 @@ def _settings_text(domains: Iterable[str], on_forged: str, today: Day) -> str:
         f"# Mail sent before {today} carries no tag, so until {safe} genuine bounces come without one:\n"
         f'# "discard" is safe from {safe} on.\n'
     )
-    tables = [f'\n[domains.{_quoted(domain.lower())}]\non_forged = "{on_forged}"\n' for domain in dict.fromkeys(domains)]
+    tables = [
+        f'\n[domains.{_quoted(domain.lower())}]\non_forged = "{on_forged}"\n' for domain in dict.fromkeys(domains)
+    ]
     return _TEMPLATE.format(advice=advice) + "".join(tables)
 
 

@@ -1,8 +1,9 @@
 """Files that are there whole or not at all, and files that only their owner can read.
 
-Writing: a temporary file in the same folder, all octets, fsync, rename, fsync of the folder. Whoever reads sees the old file or
-the new one, after a crash too. Reading: never through a link, never from anything but a regular file, never more
-than a bound. Locking: one advisory lock for a folder, which the kernel releases when its holder dies.
+Writing: a temporary file in the same folder, all octets, fsync, rename, fsync of the folder. Whoever reads sees
+the old file or the new one, after a crash too. Reading: never through a link, never from anything but a regular
+file, never more than a bound. Locking: one advisory lock for a folder, which the kernel releases when its holder
+dies.
 
 Source: open(2), rename(2), flock(2); sysexits(3) for the exit status of each error.
 """
@@ -18,6 +19,7 @@ import stat
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import BatvError, CannotCreateError, IoError, TryAgainError, UnsafeFileError
@@ -75,7 +77,7 @@ class Owner:
 
 
 def write_atomically(
-    path: str, octets: bytes, *, mode: int = 0o600, owner: Owner | None = None, replace: bool = True
+    path: Path, octets: bytes, *, mode: int = 0o600, owner: Owner | None = None, replace: bool = True
 ) -> None:
     """Write a file that is whole from the moment it has its name.
 
@@ -91,9 +93,9 @@ def write_atomically(
         UnsafeFileError: we may not write there.
         IoError: writing failed; the old file, if there was one, is as it was.
     """
-    folder, name = os.path.split(path)
+    name = path.name
     try:
-        with _folder(folder or ".") as inside:
+        with _folder(path.parent) as inside:
             temporary = f".{name}.{secrets.token_hex(8)}.tmp"
             try:
                 _write_new(temporary, octets, mode, owner, inside)
@@ -111,7 +113,7 @@ def write_atomically(
         raise _cannot("write", path, error) from error
 
 
-def read_bounded(path: str, limit: int) -> bytes:
+def read_bounded(path: Path, limit: int) -> bytes:
     """Return what a regular file holds.
 
     Args:
@@ -127,11 +129,12 @@ def read_bounded(path: str, limit: int) -> bytes:
         return _content(descriptor, path, limit)
 
 
-def read_private(path: str, limit: int, *, credential: bool = False) -> bytes:
+def read_private(path: Path, limit: int, *, credential: bool = False) -> bytes:
     """Return what a file holds that nobody but its owner could read or change.
 
-    The owner must be the process's user or root, or, for root, the owner of the folder. Mode bits of group and others must be
-    clear (the mask of an access control list counts as the group's), and the folder closed to their writing.
+    The owner must be the process's user or root, or, for root, the owner of the folder. Mode bits of group and
+    others must be clear (the mask of an access control list counts as the group's), and the folder closed to
+    their writing.
 
     Args:
         path: the file.
@@ -149,7 +152,7 @@ def read_private(path: str, limit: int, *, credential: bool = False) -> bytes:
         return _content(descriptor, path, limit)
 
 
-def check_private_folder(folder: str) -> Owner:
+def check_private_folder(folder: Path) -> Owner:
     """Return the owner of a folder into which only its owner can write.
 
     Raises:
@@ -169,7 +172,7 @@ def check_private_folder(folder: str) -> Owner:
 
 
 @contextmanager
-def locked(folder: str, *, seconds: float = LOCK_SECONDS, owner: Owner | None = None) -> Iterator[None]:
+def locked(folder: Path, *, seconds: float = LOCK_SECONDS, owner: Owner | None = None) -> Iterator[None]:
     """Hold the lock of a folder.
 
     Args:
@@ -181,7 +184,7 @@ def locked(folder: str, *, seconds: float = LOCK_SECONDS, owner: Owner | None = 
         TryAgainError: somebody else held it all that time.
         CannotCreateError, UnsafeFileError, IoError: as for `write_atomically`.
     """
-    path = os.path.join(folder, LOCK_NAME)
+    path = folder / LOCK_NAME
     try:
         with _folder(folder) as inside:
             descriptor = _lock_file(inside, owner)
@@ -192,13 +195,13 @@ def locked(folder: str, *, seconds: float = LOCK_SECONDS, owner: Owner | None = 
         while not _try_lock(descriptor, path):
             if time.monotonic() >= deadline:
                 raise TryAgainError(f"another process has held the lock {path} for {seconds:g} seconds", "try again")
-            time.sleep(_LOCK_POLL_SECONDS)
+            time.sleep(_LOCK_POLL_SECONDS)  # noqa: TID251 -- flock(2) waits for ever or not at all
         yield
     finally:
         os.close(descriptor)
 
 
-def make_folder(folder: str, mode: int = 0o700) -> None:
+def make_folder(folder: Path, mode: int = 0o700) -> None:
     """Make a folder below one that exists; one that is there already stays as it is.
 
     What root makes belongs to the owner of the folder above, so that a service's user can use it.
@@ -211,9 +214,9 @@ def make_folder(folder: str, mode: int = 0o700) -> None:
         CannotCreateError, UnsafeFileError, IoError: as for `write_atomically`.
     """
     try:
-        os.mkdir(folder, mode)
+        folder.mkdir(mode)
         if os.geteuid() == 0:
-            above = os.stat(os.path.dirname(os.path.abspath(folder)))
+            above = folder.absolute().parent.stat()
             os.chown(folder, above.st_uid, above.st_gid, follow_symlinks=False)
     except FileExistsError:
         pass
@@ -221,7 +224,7 @@ def make_folder(folder: str, mode: int = 0o700) -> None:
         raise _cannot("make", folder, error) from error
 
 
-def sweep(folder: str, suffix: str) -> None:
+def sweep(folder: Path, suffix: str) -> None:
     """Remove what killed writers left behind. Only for the holder of the folder's lock.
 
     Args:
@@ -233,11 +236,11 @@ def sweep(folder: str, suffix: str) -> None:
             match = _TEMPORARY.fullmatch(entry.name)
             if match is not None and match["name"].endswith(suffix):
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
 
 
 @contextmanager
-def _folder(folder: str) -> Iterator[int]:
+def _folder(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -262,14 +265,13 @@ def _write_new(name: str, octets: bytes, mode: int, owner: Owner | None, inside:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[int, int]]:
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Yield descriptors of a regular file and of its folder."""
-    folder, name = os.path.split(path)
     try:
-        with _folder(folder or ".") as inside:
+        with _folder(path.parent) as inside:
             # Opened without blocking, so that a FIFO cannot hold us; for a regular file that changes nothing.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(name, flags, dir_fd=inside)
+            descriptor = os.open(path.name, flags, dir_fd=inside)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise UnsafeFileError(f"{path} is no regular file", "put a plain file in its place")
@@ -282,7 +284,7 @@ def _opened(path: str) -> Iterator[tuple[int, int]]:
         raise _cannot("read", path, error) from error
 
 
-def _content(descriptor: int, path: str, limit: int) -> bytes:
+def _content(descriptor: int, path: Path, limit: int) -> bytes:
     pieces: list[bytes] = []
     left = limit + 1
     while left and (piece := os.read(descriptor, left)):
@@ -293,25 +295,29 @@ def _content(descriptor: int, path: str, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _check_private(path: str, file: os.stat_result, folder: os.stat_result, allowed: int) -> None:
+def _check_private(path: Path, file: os.stat_result, folder: os.stat_result, allowed: int) -> None:
     user = os.geteuid()
     safe_owners = {user, 0} | ({folder.st_uid} if user == 0 else set())
     if file.st_uid not in safe_owners:
-        raise UnsafeFileError(f"{path} belongs to user {file.st_uid}", f"look who made it, then run chown {user} {path}")
+        raise UnsafeFileError(
+            f"{path} belongs to user {file.st_uid}", f"look who made it, then run chown {user} {path}"
+        )
     forbidden = _GROUP_OR_OTHERS & ~allowed
     if file.st_mode & forbidden:
         mode = stat.S_IMODE(file.st_mode)
         raise UnsafeFileError(f"{path} has mode {mode:04o}, open to other users", f"run chmod 600 {path}")
-    _check_folder(os.path.dirname(path) or ".", folder)
+    _check_folder(path.parent, folder)
 
 
-def _check_folder(where: str, folder: os.stat_result) -> None:
+def _check_folder(where: Path, folder: os.stat_result) -> None:
     user = os.geteuid()
     if user != 0 and folder.st_uid not in {user, 0}:
         raise UnsafeFileError(f"the folder {where} belongs to user {folder.st_uid}", f"run chown {user} {where}")
     if folder.st_mode & _WRITABLE_BY_OTHERS:
         mode = stat.S_IMODE(folder.st_mode)
-        raise UnsafeFileError(f"the folder {where} has mode {mode:04o}, writable by other users", f"run chmod 700 {where}")
+        raise UnsafeFileError(
+            f"the folder {where} has mode {mode:04o}, writable by other users", f"run chmod 700 {where}"
+        )
 
 
 def _lock_file(inside: int, owner: Owner | None) -> int:
@@ -326,7 +332,7 @@ def _lock_file(inside: int, owner: Owner | None) -> int:
     return descriptor
 
 
-def _try_lock(descriptor: int, path: str) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -336,7 +342,7 @@ def _try_lock(descriptor: int, path: str) -> bool:
     return True
 
 
-def _cannot(verb: str, path: str, error: OSError) -> BatvError:
+def _cannot(verb: str, path: Path, error: OSError) -> BatvError:
     what = f"cannot {verb} {path}: {(error.strerror or str(error)).lower()}"
     remedy = _REMEDIES.get(error.errno or 0, "look into it and try again")
     match error.errno:

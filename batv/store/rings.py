@@ -1,4 +1,4 @@
-"""Key rings on disk: `default.ring` for every domain without a ring of its own, `<domain>.ring` for those that have one.
+"""Key rings on disk: `default.ring`, and `<domain>.ring` for each domain that has a ring of its own.
 
 A ring is JSON text::
 
@@ -7,10 +7,10 @@ A ring is JSON text::
                "signs_from": "YYYY-MM-DD" or null, "retired": ... or null, "revoked": ... or null}],
      "checksum": "sha256:<hex>"}
 
-The checksum covers everything else, as JSON without spaces and with its keys in order. Without it one flipped bit in a secret
-would make every genuine bounce look forged. It guards against damage, not against malice: that is what the permissions
-and sealing are for. The last octet is a newline, so that a file cut short anywhere is seen to be. A ring whose line ends were
-turned into CRLF on its way is read: its content is proven whole.
+The checksum covers everything else, as JSON without spaces and with its keys in order. Without it one flipped bit
+in a secret would make every genuine bounce look forged. It guards against damage, not against malice: that is what
+the permissions and sealing are for. The last octet is a newline, so that a file cut short anywhere is seen to be. A
+ring whose line ends were turned into CRLF on its way is read: its content is proven whole.
 
 Rules that the store keeps:
 
@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batv.address import DOMAIN
@@ -74,7 +75,7 @@ MAX_RING_OCTETS: Final = 64 * 1024
 """Largest ring that is read: ten keys of the longest secret take half of it, sealed too."""
 
 MAX_SECRET_OCTETS: Final = 1024
-"""Longest secret that is taken: an HMAC gains nothing beyond its block of 64, so a longer one is some other file."""
+"""Longest secret that is taken: an HMAC gains nothing beyond its block of 64; more is some other file."""
 
 DEFAULT_RING: Final = "default.ring"
 """Name of the file of the default ring."""
@@ -96,21 +97,21 @@ class RingStore:
         master_key: 32 octets under which every ring is sealed; None where they are plain.
     """
 
-    def __init__(self, directory: str, master_key: Secret | None = None) -> None:
-        self.directory: Final = directory
+    def __init__(self, directory: Path | str, master_key: Secret | None = None) -> None:
+        self.directory: Final = Path(directory)
         self._master_key: Final = master_key
 
     def __repr__(self) -> str:
         """Return the folder and whether its rings are sealed."""
-        return f"RingStore({self.directory!r}, {'sealed' if self._master_key is not None else 'plain'})"
+        return f"RingStore({str(self.directory)!r}, {'sealed' if self._master_key is not None else 'plain'})"
 
-    def path(self, domain: bytes | None) -> str:
+    def path(self, domain: bytes | None) -> Path:
         """Return the path of a ring's file: the default ring's for None.
 
         Raises:
             KeyRingRuleError: no file can have the name of that domain.
         """
-        return os.path.join(self.directory, _file_name(domain))
+        return self.directory / _file_name(domain)
 
     def find(self, domain: bytes | None) -> KeyRing | None:
         """Return the ring of a domain, or the default ring for None; None where there is no such file.
@@ -136,7 +137,7 @@ class RingStore:
         return ring
 
     def read_all(self, domains: Iterable[bytes]) -> KeyRings:
-        """Return the default ring, and the own rings of those domains that have one. Errors as for `find`."""
+        """Return the default ring, and the own rings of the domains that have one. Errors as for `find`."""
         own: dict[bytes, KeyRing] = {}
         for domain in domains:
             try:
@@ -163,7 +164,8 @@ class RingStore:
 
         Raises:
             TryAgainError: another process held the lock all the time.
-            CannotCreateError, UnsafeFileError, IoError: the ring is as it was. Errors of `find` and of `change` too.
+            CannotCreateError, UnsafeFileError, IoError: the ring is as it was.
+            Errors of `find` and of `change` too.
         """
         name = _file_name(domain)
         if dry_run:
@@ -181,7 +183,7 @@ class RingStore:
             write_atomically(self.path(domain), octets, owner=owner)
         return ring
 
-    def seal(self, *, dry_run: bool = False) -> tuple[str, ...]:
+    def seal(self, *, dry_run: bool = False) -> tuple[Path, ...]:
         """Seal every plain ring and return the paths of those that were plain. Errors as for `change`.
 
         Raises:
@@ -189,7 +191,7 @@ class RingStore:
         """
         return self._convert(to_sealed=True, dry_run=dry_run)
 
-    def unseal(self, *, dry_run: bool = False) -> tuple[str, ...]:
+    def unseal(self, *, dry_run: bool = False) -> tuple[Path, ...]:
         """Open every sealed ring and return the paths of those that were sealed. Errors as for `change`.
 
         Raises:
@@ -198,29 +200,30 @@ class RingStore:
         return self._convert(to_sealed=False, dry_run=dry_run)
 
     def fingerprint(self) -> Hashable:
-        """Return a value that differs once any ring was written, added or removed; it costs one look at the folder."""
+        """Return a value that differs once any ring was written, added or removed. It costs a look at the folder."""
         found: list[tuple[str, int, int, int]] = []
         for name in self._names():
             try:
-                state = os.stat(os.path.join(self.directory, name), follow_symlinks=False)
+                state = (self.directory / name).lstat()
             except OSError:
                 continue
             found.append((name, state.st_mtime_ns, state.st_size, state.st_ino))
         return tuple(found)
 
-    def _convert(self, *, to_sealed: bool, dry_run: bool) -> tuple[str, ...]:
+    def _convert(self, *, to_sealed: bool, dry_run: bool) -> tuple[Path, ...]:
         if self._master_key is None:
             raise ConfigError(
-                "the settings name no master key", "set keys.master_key_file or keys.master_key_credential first"
+                "the settings name no master key",
+                "set keys.master_key_file or keys.master_key_credential first",
             )
         if not self._names():
             return ()
         owner = self._owner()
-        changed: list[str] = []
+        changed: list[Path] = []
         with locked(self.directory, owner=owner):
             sweep(self.directory, _SUFFIX)
             for name in self._names():
-                path = os.path.join(self.directory, name)
+                path = self.directory / name
                 octets = self._file(name)
                 if octets is None:
                     continue
@@ -241,7 +244,7 @@ class RingStore:
 
     def _file(self, name: str) -> bytes | None:
         try:
-            return read_private(os.path.join(self.directory, name), MAX_RING_OCTETS)
+            return read_private(self.directory / name, MAX_RING_OCTETS)
         except FileNotFoundError:
             return None
 
@@ -250,7 +253,7 @@ class RingStore:
         octets = self._file(name)
         if octets is None:
             return None
-        path = os.path.join(self.directory, name)
+        path = self.directory / name
         fields = _fields(octets, path)
         is_sealed = fields.get("format") == SEALED_FORMAT
         if self._master_key is None:
@@ -261,20 +264,21 @@ class RingStore:
                 )
             return octets
         if not is_sealed:
-            # Else whoever can write a file here could put in a ring of his own without the master key.
-            raise KeyRingDataError(f"{path} is not sealed, though the settings name a master key", "run 'batv key seal'")
+            # Else whoever can write a file here could put in another ring without the master key.
+            what = f"{path} is not sealed, though the settings name a master key"
+            raise KeyRingDataError(what, "run 'batv key seal'")
         return opened(fields, name, path, self._master_key)
 
     def _names(self) -> tuple[str, ...]:
         try:
-            names = os.listdir(self.directory)
+            names = [path.name for path in self.directory.iterdir()]
         except OSError:
             return ()
         return tuple(sorted(name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")))
 
 
 def open_store(settings: KeysSettings, environ: Mapping[str, str]) -> RingStore:
-    """Return the store that the settings describe. Errors as for `batv.store.sealing.read_master_key`."""
+    """Return the store that the settings describe. Errors as for `read_master_key`."""
     return RingStore(settings.directory, read_master_key(settings, environ))
 
 
@@ -300,7 +304,7 @@ def ring_octets(ring: KeyRing) -> bytes:
     return json.dumps(fields, indent=1).encode("ascii") + b"\n"
 
 
-def parse_ring(octets: bytes, path: str) -> KeyRing:
+def parse_ring(octets: bytes, path: Path) -> KeyRing:
     """Return the ring that the octets of a plain file hold.
 
     Args:
@@ -313,10 +317,9 @@ def parse_ring(octets: bytes, path: str) -> KeyRing:
     fields = _fields(octets, path)
     version = fields.get("format")
     if version != FORMAT:
-        shown = f"'{version}'" if isinstance(version, str) and len(version) <= 64 else "unknown"  # noqa: PLR2004 -- a line
-        raise KeyRingDataError(
-            f"{path} has format {shown}, this version reads '{FORMAT}'", "install the version that wrote it, or " + _RESTORE
-        )
+        shown = f"'{version[:64]}'" if isinstance(version, str) else "unknown"
+        what = f"{path} has format {shown}, this version reads '{FORMAT}'"
+        raise KeyRingDataError(what, "install the version that wrote it, or " + _RESTORE)
     _same_fields(fields, _RING_FIELDS, path)
     if fields["checksum"] != _checksum({name: value for name, value in fields.items() if name != "checksum"}):
         raise KeyRingDataError(f"{path} is damaged: its checksum does not fit", _RESTORE)
@@ -326,7 +329,7 @@ def parse_ring(octets: bytes, path: str) -> KeyRing:
     try:
         return KeyRing(_day(fields, "created", path), tuple(_key(entry, path) for entry in entries))
     except KeyRingDataError as error:
-        if path in error.what:
+        if str(path) in error.what:
             raise
         raise KeyRingDataError(f"{path}: {error.what}", error.remedy or _RESTORE) from error
 
@@ -338,11 +341,13 @@ def _file_name(domain: bytes | None) -> str:
     text = name.decode("utf-8", "replace")
     # The grammar lets no label be empty, so that `.` and `..` are no names; an address literal may hold a slash.
     if not _DOMAIN.fullmatch(name) or b"/" in name:
-        raise KeyRingRuleError(f"'{text}' cannot have a key ring of its own", "give a domain name, as in example.com")
-    # A domain called `default` gets the dot that its absolute name ends with, which no other domain's name here has.
+        what = f"'{text}' cannot have a key ring of its own"
+        raise KeyRingRuleError(what, "give a domain name, as in example.com")
+    # A domain called `default` gets the dot that its absolute name ends with: no other domain's name here has it.
     file_name = (f"{text}." if text + _SUFFIX == DEFAULT_RING else text) + _SUFFIX
     if len(file_name.encode()) > _MAX_FILE_NAME_OCTETS:
-        raise KeyRingRuleError("a domain of more than 250 octets cannot have a key ring of its own", "use the default ring")
+        what = "a domain of more than 250 octets cannot have a key ring of its own"
+        raise KeyRingRuleError(what, "use the default ring")
     return file_name
 
 
@@ -362,12 +367,13 @@ def _ascii_form(domain: bytes) -> bytes:
         return domain
 
 
-def _fields(octets: bytes, path: str) -> dict[str, object]:
+def _fields(octets: bytes, path: Path) -> dict[str, object]:
     """Return the JSON object that a ring's file holds, plain or sealed."""
     if not octets:
         raise KeyRingDataError(f"{path} is empty", _RESTORE)
     if octets.startswith(b"\xef\xbb\xbf"):
-        raise KeyRingDataError(f"{path} begins with a byte order mark", "an editor has changed the ring: " + _RESTORE)
+        what = f"{path} begins with a byte order mark: an editor has changed it"
+        raise KeyRingDataError(what, _RESTORE)
     body = octets.removesuffix(b"\n").removesuffix(b"\r")
     whole = len(body) < len(octets) and body.endswith(b"}")
     try:
@@ -398,14 +404,14 @@ def _checksum(fields: Mapping[str, object]) -> str:
     return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
 
 
-def _same_fields(fields: Mapping[str, object], expected: set[str], path: str) -> None:
+def _same_fields(fields: Mapping[str, object], expected: set[str], path: Path) -> None:
     for name in sorted(expected - set(fields)):
         raise KeyRingDataError(f"{path} lacks the field '{name}'", _RESTORE)
     for name in sorted(set(fields) - expected):
         raise KeyRingDataError(f"{path} has the unknown field '{name[:64]}'", _RESTORE)
 
 
-def _key(entry: object, path: str) -> Key:
+def _key(entry: object, path: Path) -> Key:
     if not isinstance(entry, dict):
         raise _wrong("keys", path)
     _same_fields(entry, _KEY_FIELDS, path)
@@ -423,7 +429,7 @@ def _key(entry: object, path: str) -> Key:
     )
 
 
-def _int(fields: Mapping[str, object], name: str, path: str) -> int:
+def _int(fields: Mapping[str, object], name: str, path: Path) -> int:
     value = fields[name]
     # JSON's true is an int to Python.
     if not isinstance(value, int) or isinstance(value, bool):
@@ -431,7 +437,7 @@ def _int(fields: Mapping[str, object], name: str, path: str) -> int:
     return value
 
 
-def _day(fields: Mapping[str, object], name: str, path: str) -> Day:
+def _day(fields: Mapping[str, object], name: str, path: Path) -> Day:
     value = fields[name]
     try:
         if isinstance(value, str):
@@ -441,11 +447,11 @@ def _day(fields: Mapping[str, object], name: str, path: str) -> Day:
     raise _wrong(name, path)
 
 
-def _day_or_none(fields: Mapping[str, object], name: str, path: str) -> Day | None:
+def _day_or_none(fields: Mapping[str, object], name: str, path: Path) -> Day | None:
     return None if fields[name] is None else _day(fields, name, path)
 
 
-def _wrong(name: str, path: str) -> KeyRingDataError:
+def _wrong(name: str, path: Path) -> KeyRingDataError:
     return KeyRingDataError(f"{path} has a wrong value in the field '{name}'", _RESTORE)
 
 

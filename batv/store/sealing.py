@@ -1,10 +1,11 @@
 """Rings sealed under a master key, so that a copied folder or a stolen backup gives no secret away.
 
-A sealed ring is AES-256-GCM under a 32-octet master key, with a fresh random nonce for every writing. The name of the ring
-is bound in, so that one domain's ring cannot be put in the place of another's. An older copy of the same ring opens, as
-it must when a backup is restored.
+A sealed ring is AES-256-GCM under a 32-octet master key, with a fresh random nonce for every writing. The name of
+the ring is bound in, so that one domain's ring cannot be put in the place of another's. An older copy of the same
+ring opens, as it must when a backup is restored.
 
-The master key is a file (32 raw octets, or 64 hex digits) with the permissions of a ring, or a credential of systemd.
+The master key is a file (32 raw octets, or 64 hex digits) with the permissions of a ring, or a credential of
+systemd.
 
 Source: NIST SP 800-38D; systemd.exec(5), "Credentials".
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
@@ -56,11 +57,15 @@ def sealed(octets: bytes, ring: str, master_key: Secret) -> bytes:
     """
     nonce = secrets.token_bytes(_NONCE_OCTETS)
     box = AESGCM(master_key.octets).encrypt(nonce, octets, _bound(ring))
-    fields = {"format": SEALED_FORMAT, "nonce": base64.b64encode(nonce).decode(), "sealed": base64.b64encode(box).decode()}
+    fields = {
+        "format": SEALED_FORMAT,
+        "nonce": base64.b64encode(nonce).decode(),
+        "sealed": base64.b64encode(box).decode(),
+    }
     return json.dumps(fields, indent=1).encode() + b"\n"
 
 
-def opened(fields: Mapping[str, object], ring: str, path: str, master_key: Secret) -> bytes:
+def opened(fields: Mapping[str, object], ring: str, path: Path, master_key: Secret) -> bytes:
     """Return the octets that were sealed.
 
     Args:
@@ -70,7 +75,7 @@ def opened(fields: Mapping[str, object], ring: str, path: str, master_key: Secre
         master_key: 32 octets.
 
     Raises:
-        KeyRingDataError: the file is damaged, belongs to another ring, or was sealed under another master key.
+        KeyRingDataError: the file is damaged, is another ring's, or was sealed under another master key.
     """
     if set(fields) != {"format", "nonce", "sealed"}:
         raise KeyRingDataError(f"{path} does not have the fields of a sealed ring", _RESTORE)
@@ -98,7 +103,7 @@ def read_master_key(settings: KeysSettings, environ: Mapping[str, str]) -> Secre
         IoError: reading failed.
     """
     if settings.master_key_file is not None:
-        return _master_key(settings.master_key_file, "keys.master_key_file", credential=False)
+        return _master_key(Path(settings.master_key_file), "keys.master_key_file", credential=False)
     name = settings.master_key_credential
     if name is None:
         return None
@@ -109,15 +114,15 @@ def read_master_key(settings: KeysSettings, environ: Mapping[str, str]) -> Secre
             f"add LoadCredential={name}:/PATH to the unit, or run the command with systemd-run",
         )
     if not _CREDENTIAL_NAME.fullmatch(name) or name in {".", ".."}:
-        raise ConfigError(f"keys.master_key_credential is '{name}', which is no name of a credential", "mend the setting")
-    return _master_key(os.path.join(folder, name), "keys.master_key_credential", credential=True)
+        raise ConfigError(f"keys.master_key_credential is '{name}', no name of a credential", "mend the setting")
+    return _master_key(Path(folder, name), "keys.master_key_credential", credential=True)
 
 
-def _master_key(path: str, setting: str, *, credential: bool) -> Secret:
+def _master_key(path: Path, setting: str, *, credential: bool) -> Secret:
     try:
         octets = read_private(path, _MASTER_KEY_FILE_LIMIT, credential=credential)
     except FileNotFoundError as error:
-        remedy = f"restore it: sealed rings cannot be opened without it; for a first one run head -c 32 /dev/urandom > {path}"
+        remedy = f"restore it, sealed rings cannot be opened without it; or make one: head -c 32 /dev/urandom > {path}"
         raise ConfigError(f"{setting}: there is no file {path}", remedy) from error
     if len(octets) == MASTER_KEY_OCTETS:
         return Secret(octets)
@@ -133,7 +138,7 @@ def _bound(ring: str) -> bytes:
     return f"{SEALED_FORMAT}\0{ring}".encode()
 
 
-def _base64(value: object, path: str) -> bytes:
+def _base64(value: object, path: Path) -> bytes:
     try:
         if isinstance(value, str):
             octets = base64.b64decode(value, validate=True)
