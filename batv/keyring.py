@@ -281,15 +281,14 @@ class KeyRing:
             raise KeyRingRuleError(f"key {number} signs already since {key.signs_from}")
         # A key that was to sign for a limited time only, until a later one took over, signs without an end now.
         changed = [replace(key, signs_from=on, retired=None)]
-        for other in self.keys:
-            if other.number == number:
-                continue
+        for other in self._handed_back(key, day):
             begins = other.signs_from
             ends = other.retired
             if begins is None or other.revoked is not None or (ends is not None and ends <= on):
                 changed.append(other)
-            elif begins >= on:
-                # It was to sign later, or from the same day: the newly activated key takes its place.
+            elif begins >= on and begins > day:
+                # It was to sign later, or from the same day: the newly activated key takes its place. One that
+                # began today has perhaps signed, so that its tags must be waited for.
                 changed.append(replace(other, signs_from=None, retired=None))
             else:
                 changed.append(replace(other, retired=on))
@@ -302,14 +301,14 @@ class KeyRing:
         if role in {Role.RETIRING, Role.RETIRED, Role.REVOKED}:
             raise KeyRingRuleError(f"key {number} is {role} already")
         signs_from = key.signs_from if key.signs_from is None or key.signs_from <= day else None
-        return self._with(replace(key, retired=day, signs_from=signs_from))
+        return replace(self, keys=(*self._handed_back(key, day), replace(key, retired=day, signs_from=signs_from)))
 
     def with_revoked(self, number: int, day: Day) -> Self:
         """Return the ring in which that key counts for nothing: its tags are refused from now on."""
         key = self._existing(number)
         if key.revoked is not None:
             raise KeyRingRuleError(f"key {number} is revoked already, since {key.revoked}")
-        return self._with(replace(key, revoked=day))
+        return replace(self, keys=(*self._handed_back(key, day), replace(key, revoked=day)))
 
     def prunable(self, day: Day) -> tuple[Key, ...]:
         """Return the keys of which no tag is alive on that day."""
@@ -333,8 +332,17 @@ class KeyRing:
             raise KeyRingRuleError(f"there is no key {number} in the ring", "see 'batv key list'")
         return key
 
-    def _with(self, key: Key) -> Self:
-        return replace(self, keys=(*(kept for kept in self.keys if kept.number != key.number), key))
+    def _handed_back(self, key: Key, day: Day) -> tuple[Key, ...]:
+        """Return the other keys as they are without that key's plan to sign from a later day.
+
+        The key that was to stop then goes on for as long as the planned one was to sign, so that no day is left
+        without a key that signs.
+        """
+        begins = key.signs_from
+        others = (other for other in self.keys if other.number != key.number)
+        if begins is None or begins <= day:
+            return tuple(others)
+        return tuple(replace(other, retired=key.retired) if other.retired == begins else other for other in others)
 
 
 @dataclass(frozen=True, slots=True)
