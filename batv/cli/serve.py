@@ -48,6 +48,7 @@ async def _serve(site: Site, directions: list[Direction]) -> None:
     from batv.proxy.service import Service, Source  # noqa: PLC0415 -- after the usage has been checked
 
     service = Service(Source(site.settings, site.store), directions, log_observer)
+    service.handle_signals()
     await service.start()
     await service.run()
 

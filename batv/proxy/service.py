@@ -110,6 +110,7 @@ class Service:
         self._journal = self._open_journal(self._settings)
         self._proxies = [self._proxy(direction) for direction in directions]
         self._stopping = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._refused_fingerprint: Hashable = None
 
     # What a shell calls.
@@ -133,24 +134,22 @@ class Service:
                     found.extend(_bound(endpoint, server))
         return found
 
-    async def run(self) -> None:
-        """Serve until `stop` is called or SIGTERM or SIGINT comes, then drain. SIGHUP reloads."""
+    def handle_signals(self) -> None:
+        """Let SIGTERM and SIGINT stop the service, and SIGHUP reload it; called before it says that it is ready."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        reloads: set[asyncio.Task[bool]] = set()
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
 
-        def reload() -> None:
-            task = loop.create_task(self.reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        watch = loop.create_task(self._watch())
+    async def run(self) -> None:
+        """Serve until `stop` is called, then drain."""
+        loop = asyncio.get_running_loop()
+        watch = [loop.create_task(self._watch_rings()), loop.create_task(self._watch_hangup())]
         try:
             await self._stopping.wait()
         finally:
-            watch.cancel()
+            for task in watch:
+                task.cancel()
             await self.drain()
 
     def stop(self) -> None:
@@ -303,7 +302,13 @@ class Service:
                 )
         return _Keys(store, rings, fingerprint, self._clock())
 
-    async def _watch(self) -> None:
+    async def _watch_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await self.reload()
+
+    async def _watch_rings(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             self.look_at_rings()
