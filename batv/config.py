@@ -223,8 +223,7 @@ class JournalSettings(_Section):
 
     fsync: bool = Field(
         default=False,
-        description="wait until the disk has a record before the reply of a discard; survives a power cut, costs a"
-        " disk write",
+        description="wait until the disk has the record before the reply; survives a power cut, costs a disk write",
     )
 
 

@@ -174,6 +174,7 @@ class Service:
             return False
         self._settings, self._keys = settings, keys
         if journal is not None:
+            self._journal.close()
             self._journal = journal
         for proxy in self._proxies:
             self._apply(proxy, opened[proxy.direction])
@@ -367,7 +368,7 @@ async def _server(door: Door, endpoint: Endpoint) -> asyncio.Server:
             return await loop.create_unix_server(door.connection, endpoint.path, backlog=_BACKLOG)
         return await loop.create_server(door.connection, endpoint.host, endpoint.port, backlog=_BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
         raise UnavailableError(
             f"cannot listen on {endpoint}: {reason.lower()}", "stop what listens there, or set another address"
         ) from error

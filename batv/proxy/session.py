@@ -73,8 +73,8 @@ class Recorder(Protocol):
 
     fsync: bool
 
-    def write(self, event: TransactionEnded) -> None:
-        """Write the records of a transaction; raises BatvError if they are not kept."""
+    def write(self, event: TransactionEnded) -> bool:
+        """Write the records of a transaction, and return whether it has any; raises BatvError if they are not kept."""
 
     def sync(self) -> None:
         """Wait until the disk has them; raises BatvError if it does not take them."""
@@ -532,8 +532,7 @@ class ProxySession:
         """End a transaction with the reply to its message, or with another if a record that is owed cannot be kept."""
         event = self._event(transaction, reply)
         try:
-            self._side.journal.write(event)
-            if self._side.journal.fsync and transaction.held:
+            if self._side.journal.write(event) and self._side.journal.fsync:
                 await asyncio.to_thread(self._side.journal.sync)
         except BatvError as error:
             self._warn("journal not written", error)

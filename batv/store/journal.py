@@ -48,7 +48,7 @@ class Journal:
 
     Args:
         directory: the folder; it must exist.
-        fsync: whether a record of a discard waits for the disk.
+        fsync: whether the caller is to wait for the disk after each record.
 
     Raises:
         IoError: the file cannot be opened.
@@ -60,17 +60,19 @@ class Journal:
         self._torn = False
         self._file = self._open()
 
-    def write(self, event: TransactionEnded) -> None:
-        """Write the records of a transaction; nothing for mail that is neither outbound nor a bounce.
+    def write(self, event: TransactionEnded) -> bool:
+        """Write the records of a transaction, and return whether it has any.
+
+        Mail that is neither outbound nor a bounce has none.
 
         Raises:
             IoError: the records are not, or not wholly, in the file.
         """
         if event.direction is Direction.INBOUND and not event.null_sender:
-            return
+            return False
         octets = "".join(_lines(event)).encode("utf-8")
         if not octets:
-            return
+            return False
         if self._torn:
             octets = b"\n" + octets
         try:
@@ -81,6 +83,7 @@ class Journal:
         self._torn = written < len(octets)
         if self._torn:
             raise IoError(f"cannot write {self.path}: the disk is full", "make room")
+        return True
 
     def sync(self) -> None:
         """Wait until the disk has what was written.
