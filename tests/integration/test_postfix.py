@@ -1,0 +1,239 @@
+"""The recipe in scripts/mta/postfix with real Postfix on both sides: real queues, real bounces, real mailboxes."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest
+
+from tests.support.site import Site, running_site
+
+if TYPE_CHECKING:
+    import smtplib
+    from collections.abc import Iterator
+    from email.message import EmailMessage
+
+pytestmark = [pytest.mark.mta("postfix"), pytest.mark.timeout(180)]
+
+_JOE: Final = "joe@example.com"
+_TAGGED_JOE: Final = r"prvs=[0-9]{4}[0-9a-f]{6}=joe@example\.com"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Give both hosts with the proxies of one of them."""
+    with running_site() as running:
+        yield running
+
+
+@pytest.fixture
+def token() -> str:
+    """Give a word that stands in no other test's messages."""
+    return f"token-{next(_numbers)}-of-this-test"
+
+
+def _message(token: str, sender: str = _JOE) -> bytes:
+    lines = [f"From: {sender}", "To: someone", f"Subject: {token}", f"Message-ID: <{token}@made.example>", "", "Text."]
+    return "\r\n".join([*lines, ""]).encode()
+
+
+class _Asked(NamedTuple):
+    """Parameters of MAIL and of RCPT."""
+
+    mail: tuple[str, ...] = ()
+    rcpt: tuple[str, ...] = ()
+
+
+_NOTHING_ASKED: Final = _Asked()
+
+
+def _send(client: smtplib.SMTP, token: str, sender: str, recipient: str, asked: _Asked = _NOTHING_ASKED) -> None:
+    """Hand a message over, each step of it accepted."""
+    with client:
+        client.ehlo_or_helo_if_needed()
+        assert client.mail(sender, asked.mail)[0] == 250
+        assert client.rcpt(recipient, asked.rcpt)[0] == 250
+        assert client.data(_message(token, sender or "Mailer <mailer@remote.example>"))[0] == 250
+
+
+def _submit(site: Site, way: str, token: str, recipient: str) -> None:
+    if way == "submission":
+        _send(site.submission(), token, _JOE, recipient)
+    else:
+        site.home.sendmail(_message(token).replace(b"\r\n", b"\n"), "-i", "-f", _JOE, recipient)
+
+
+def _status(bounce: EmailMessage) -> str:
+    """Return the fields of a delivery status notification, those of the message and those of its recipient."""
+    assert bounce.get_content_type() == "multipart/report"
+    (status,) = (part for part in bounce.walk() if part.get_content_type() == "message/delivery-status")
+    return status.as_string()
+
+
+@pytest.mark.parametrize("way", ["submission", "sendmail"])
+class TestBouncesOfSubmittedMail:
+    """Whoever sends mail by this host learns when it was not delivered."""
+
+    def test_a_bounce_that_the_remote_host_sends_later_comes_home(self, site: Site, token: str, way: str) -> None:
+        """The remote host took the message, its bounce comes to the MX with the tag and lands in the bare mailbox."""
+        _submit(site, way, token, "nobody@lax.example")
+        bounce = site.home.maildir("joe").wait_for(token)
+        assert "Reporting-MTA: dns; mail.remote.example" in _status(bounce)
+        assert re.search(r"Final-Recipient: rfc822; ?nobody@lax\.example", _status(bounce))
+        assert (bounce["Return-Path"], bounce["Delivered-To"]) == ("<>", _JOE)
+        entry = site.proxies.wait_for_journal(direction="inbound", message_id=bounce["Message-ID"])
+        assert (entry["verdict"], entry["disposition"]) == ("valid", "rewrite")
+
+    def test_a_bounce_that_this_host_makes_itself_comes_home(self, site: Site, token: str, way: str) -> None:
+        """The remote host refuses the recipient in the session: the bounce never leaves this host."""
+        _submit(site, way, token, "nobody@strict.example")
+        bounce = site.home.maildir("joe").wait_for(token)
+        assert "Reporting-MTA: dns; mail.example.com" in _status(bounce)
+        assert re.search(r"Final-Recipient: rfc822; ?nobody@strict\.example", _status(bounce))
+        assert re.fullmatch(_TAGGED_JOE, bounce["X-Original-To"])
+        assert bounce["Delivered-To"] == _JOE
+
+    def test_the_recipient_gets_the_message_with_a_tagged_return_path(self, site: Site, token: str, way: str) -> None:
+        """Only the envelope is signed: the author that people see stays the same."""
+        _submit(site, way, token, "bob@strict.example")
+        message = site.remote.maildir("bob").wait_for(token)
+        assert re.fullmatch(f"<{_TAGGED_JOE}>", message["Return-Path"])
+        assert message["From"] == _JOE
+        assert "prvs=" not in message.as_string().replace(message["Return-Path"], "")
+
+
+def test_a_bounce_of_what_cron_sends_comes_home(site: Site, token: str) -> None:
+    """Cron calls sendmail without naming a sender: the mail is root's of this host."""
+    site.home.sendmail(f"Subject: {token}\n\nCron's output\n".encode(), "-i", "nobody@lax.example")
+    bounce = site.home.maildir("joe").wait_for(token)
+    assert "Reporting-MTA: dns; mail.remote.example" in _status(bounce)
+    assert re.fullmatch(r"prvs=[0-9]{4}[0-9a-f]{6}=root@example\.com", bounce["To"])
+
+
+def test_a_bounce_of_a_forgery_is_discarded_and_journalled(site: Site, token: str) -> None:
+    """Somebody sent mail in joe's name from elsewhere: joe sees no bounce, and the remote host gets rid of it."""
+    _send(site.lax_mx(), token, _JOE, "nobody@lax.example")
+    site.remote.wait_for_log(r"to=<joe@example\.com>, .* status=sent \(250 2\.0\.0")
+    entry = site.proxies.wait_for_journal(direction="inbound", forward_path=f"<{_JOE}>", disposition="discard")
+    assert entry["verdict"] == "untagged"
+    _send(site.mx(), f"after-{token}", "carol@remote.example", _JOE)
+    site.home.maildir("joe").wait_for(f"after-{token}")
+    assert [message["Subject"] for message in site.home.maildir("joe").holding(token)] == [f"after-{token}"]
+    assert "empty" in site.remote.queued()
+
+
+def test_a_genuine_bounce_sent_again_to_the_plain_address_is_discarded(site: Site, token: str) -> None:
+    """The tag decides, not the content: the very octets that were delivered to the tag are not delivered without it."""
+    _submit(site, "submission", token, "nobody@lax.example")
+    genuine = site.home.maildir("joe").wait_for(token)
+    for name in ("Return-Path", "Delivered-To", "X-Original-To", "Received"):
+        del genuine[name]
+    with site.mx() as client:
+        client.ehlo()
+        assert client.mail("")[0] == 250
+        assert client.rcpt(_JOE)[0] == 250
+        assert client.data(genuine.as_bytes())[0] == 250
+    entries = site.proxies.journal(direction="inbound", message_id=genuine["Message-ID"])
+    assert [(entry["verdict"], entry["disposition"]) for entry in entries] == [
+        ("valid", "rewrite"),
+        ("untagged", "discard"),
+    ]
+    _send(site.mx(), f"after-{token}", "carol@remote.example", _JOE)
+    site.home.maildir("joe").wait_for(f"after-{token}")
+    assert len(site.home.maildir("joe").holding(token)) == 2
+
+
+class TestDeliveryStatusParameters:
+    """RFC 3461's parameters reach the remote host, which acts on each of them."""
+
+    def test_ret_envid_and_orcpt_come_back_in_the_bounce(self, site: Site, token: str) -> None:
+        """Case and encoded characters of the parameters are kept."""
+        asked = _Asked(
+            ("RET=HDRS", "ENVID=Order+2BNo.7"), ("NOTIFY=FAILURE", "ORCPT=rfc822;Sales+2BEast@Lists.Example")
+        )
+        _send(site.submission(), token, _JOE, "nobody@lax.example", asked)
+        bounce = site.home.maildir("joe").wait_for(token)
+        assert "Reporting-MTA: dns; mail.remote.example" in _status(bounce)
+        assert "Original-Envelope-Id: Order+No.7" in _status(bounce)
+        assert re.search(r"Original-Recipient: rfc822; ?Sales\+East@Lists\.Example", _status(bounce))
+        returned = [part.get_content_type() for part in bounce.walk()][-1]
+        assert returned == "text/rfc822-headers"
+
+    def test_whoever_asks_for_it_is_told_of_success(self, site: Site, token: str) -> None:
+        """NOTIFY=SUCCESS: the notice of delivery has a null sender, and comes home as a bounce does."""
+        _send(site.submission(), token, _JOE, "bob@lax.example", _Asked(("RET=FULL",), ("NOTIFY=SUCCESS",)))
+        notice = site.home.maildir("joe").wait_for(token)
+        assert "Reporting-MTA: dns; mail.remote.example" in _status(notice)
+        assert "Action: delivered" in _status(notice)
+
+    def test_whoever_asks_for_no_bounce_gets_none(self, site: Site, token: str) -> None:
+        """NOTIFY=NEVER."""
+        _send(site.submission(), token, _JOE, "nobody@lax.example", _Asked(rcpt=("NOTIFY=NEVER",)))
+        queue_id = site.remote.wait_for_log(rf"(\w+): message-id=<{token}@made\.example>")[1]
+        site.remote.wait_for_log(rf"{queue_id}: removed")
+        assert re.search(rf"{queue_id}: to=.* status=bounced", site.remote.log())
+        assert f"{queue_id}: sender non-delivery" not in site.remote.log()
+
+    def test_programs_of_this_host_may_use_them_too(self, site: Site, token: str) -> None:
+        """What `sendmail -R -V -N` asks for."""
+        message = _message(token).replace(b"\r\n", b"\n")
+        options = ["-R", "hdrs", "-V", "Night.Job", "-N", "failure"]
+        site.home.sendmail(message, "-i", "-f", _JOE, *options, "nobody@lax.example")
+        bounce = site.home.maildir("joe").wait_for(token)
+        assert "Reporting-MTA: dns; mail.remote.example" in _status(bounce)
+        assert "Original-Envelope-Id: Night.Job" in _status(bounce)
+        assert [part.get_content_type() for part in bounce.walk()][-1] == "text/rfc822-headers"
+
+
+class TestTheMx:
+    """What strangers are told, in the session."""
+
+    @pytest.mark.parametrize("sender", ["", "carol@remote.example"])
+    @pytest.mark.parametrize("tagged", [True, False])
+    def test_an_unknown_user_is_refused_with_a_tag_and_without(self, site: Site, sender: str, tagged: bool) -> None:  # noqa: FBT001 -- a parameter
+        """Neither a tag nor a forged bounce makes the host a catch-all."""
+        unknown = "nobody@example.com"
+        with site.mx() as client:
+            client.ehlo()
+            assert client.mail(sender)[0] == 250
+            code, text = client.rcpt(site.proxies.command("sign", unknown) if tagged else unknown)
+        assert (code, text[:5]) == (550, b"5.1.1")
+
+    def test_ordinary_mail_arrives(self, site: Site, token: str) -> None:
+        """Mail that is no bounce needs no tag."""
+        _send(site.mx(), token, "carol@remote.example", _JOE)
+        message = site.home.maildir("joe").wait_for(token)
+        assert message["Return-Path"] == "<carol@remote.example>"
+
+    def test_an_answer_to_a_tagged_address_arrives(self, site: Site, token: str) -> None:
+        """Some programs answer to the return path, as a person who writes."""
+        _send(site.mx(), token, "carol@remote.example", site.proxies.command("sign", _JOE))
+        assert site.home.maildir("joe").wait_for(token)["Delivered-To"] == _JOE
+
+    @pytest.mark.parametrize("recipient", ["ann@example.com", "forward@example.com"])
+    def test_what_a_stranger_sends_in_our_name_is_not_signed(self, site: Site, token: str, recipient: str) -> None:
+        """Else anybody could have tags made, by an address that is forwarded to the outside."""
+        _send(site.mx(), token, _JOE, recipient)
+        arrived = site.home.maildir("ann") if recipient.startswith("ann") else site.remote.maildir("bob")
+        assert arrived.wait_for(token)["Return-Path"] == f"<{_JOE}>"
+
+    def test_a_stranger_may_not_relay(self, site: Site) -> None:
+        """The proxies connect from this host, to whom relaying is allowed: a stranger gains nothing by it."""
+        with site.mx() as client:
+            client.ehlo()
+            client.mail("carol@remote.example")
+            _, text = client.rcpt("bob@strict.example")
+        assert b"Relay access denied" in text
+
+
+def test_an_automatic_reply_between_two_local_users_is_delivered(site: Site, token: str) -> None:
+    """The reply has a null sender, goes to the tag that the message came with, and never leaves the host."""
+    _send(site.submission(), f"question-{token}", _JOE, "ann@example.com")
+    return_path = site.home.maildir("ann").wait_for(f"question-{token}")["Return-Path"].strip("<>")
+    assert re.fullmatch(_TAGGED_JOE, return_path)
+    reply = _message(f"absent-{token}", "ann@example.com").replace(b"\r\n", b"\n")
+    site.home.sendmail(reply, "-i", "-f", "<>", return_path)
+    assert site.home.maildir("joe").wait_for(f"absent-{token}")["Delivered-To"] == _JOE
