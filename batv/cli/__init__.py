@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -157,6 +157,8 @@ class _LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 -- click's signature
     if wanted and not ctx.resilient_parsing:
+        from importlib import metadata  # noqa: PLC0415 -- it costs as much as all else that is imported here
+
         click.echo(f"batv {metadata.version('batv')}")
         ctx.exit()
 

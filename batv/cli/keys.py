@@ -298,6 +298,7 @@ def retire(  # noqa: PLR0913 -- one for each option
                 f"run 'batv key rotate{at.option}' or 'batv key activate' first, or say --force",
             )
         done.append(f"key {number} signs no more; its tags stay good until {_key(changed, number).last_alive}")
+        _tell_others(ring, changed, number, done)
         return changed
 
     ring = at.change(change, dry_run=dry_run)
@@ -321,6 +322,7 @@ def revoke(site: Site, *, number: int, domain: str | None, dry_run: bool, as_jso
             f"key {number} revoked: bounces of mail that it signed count as forged from now on;"
             f" its number is free after {_key(changed, number).last_alive}"
         )
+        _tell_others(ring, changed, number, done)
         return changed
 
     ring = at.change(change, dry_run=dry_run)
@@ -387,7 +389,7 @@ def import_(  # noqa: PLR0913 -- one for each option
         taken = Key(number, secret, at.today, _lifetime(lifetime, ring, at.today))
         if taken.weak and not allow_weak:
             raise KeyRingRuleError(
-                f"the secret in {secret_file} has {len(secret.octets)} octets: it can be guessed from one harvested tag",
+                f"the secret in {secret_file} has {len(secret.octets)} octets, so one harvested tag lets it be guessed",
                 "share one of 16 octets or more, or say --allow-weak",
             )
         return _joined(ring, taken, at, done, "key {} taken in")
@@ -498,14 +500,21 @@ def _joined(ring: KeyRing, made: Key, at: _Ring, done: list[str], words: str) ->
 
 def _activated(ring: KeyRing, number: int, at: _Ring, on: Day, done: list[str]) -> KeyRing:
     changed = ring.activated(number, at.today, on)
+    _tell_others(ring, changed, number, done)
+    return changed
+
+
+def _tell_others(ring: KeyRing, changed: KeyRing, number: int, done: list[str]) -> None:
+    """Say what a change of one key means for the others."""
     for old, now in zip(ring.keys, changed.keys, strict=True):
         if old.number == number or old == now:
             continue
-        if now.retired is not None:
+        if now.retired is None and now.signs_from is not None:
+            done.append(f"key {now.number} goes on signing")
+        elif now.retired is not None:
             done.append(f"key {now.number} stops signing on {now.retired}; its tags stay good until {now.last_alive}")
         else:
             done.append(f"key {now.number} is no longer set to sign from {old.signs_from}; it goes on verifying")
-    return changed
 
 
 def _key(ring: KeyRing, number: int) -> Key:
@@ -547,7 +556,7 @@ def _check_exim(found: Key) -> None:
         raise KeyRingRuleError(f"Exim cannot share key {found.number}: its secret has NUL or control octets", remedy)
     if len(octets) > _EXIM_SECRET_OCTETS:
         raise KeyRingRuleError(
-            f"Exim cannot share key {found.number}: its secret has {len(octets)} octets, {_EXIM_SECRET_OCTETS} at most go",
+            f"Exim cannot share key {found.number}: its secret has more than {_EXIM_SECRET_OCTETS} octets",
             remedy,
         )
     if found.lifetime != _EXIM_LIFETIME_DAYS:
