@@ -1,0 +1,152 @@
+"""`batv demo`: the tour, and a pair of proxies with a next hop to try by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from batv.cli import Site
+from batv.cli.output import json_option, print_json, print_table
+from batv.demo.processes import company
+from batv.demo.tour import CORRESPONDENTS, Course, Row, Tour, users_of
+from batv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from batv.config import Settings
+    from batv.demo.processes import Company
+    from batv.keyring import KeyRing
+
+__all__ = ["demo"]
+
+_BY_SIGNAL: Final = 128  # what a shell adds to the number of the signal that ended a command
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Stop after the tour; exit status 0 only if every step did what it should.")
+@json_option
+@click.pass_context
+def demo(ctx: click.Context, *, once: bool, as_json: bool) -> None:
+    """Take the tour: eight messages through both proxies, and what became of each.
+
+    The tour plays the next hop of both proxies itself, and the Internet behind it. It is not for a site that has mail.
+    """
+    site = ctx.ensure_object(Site)
+    visit = _Visit(site, once=once, as_json=as_json)
+    ctx.exit(asyncio.run(visit.run()))
+
+
+class _Visit:
+    def __init__(self, site: Site, *, once: bool, as_json: bool) -> None:
+        self._site = site
+        self._config = Path(site.config_path)
+        self._settings = site.settings()
+        self._domain = _first_domain(self._settings)
+        self._ring: KeyRing = site.rings(self._settings).ring_for(self._domain.encode())
+        self._today = site.today()
+        self._ring.signing_key(self._today)  # raises before anything is started
+        self._once = once
+        self._as_json = as_json
+        self._status: int | None = None
+
+    async def run(self) -> int:
+        """Take the tour and return the exit status. A signal ends it, and what it started, at any moment."""
+        loop = asyncio.get_running_loop()
+        signalled: asyncio.Future[int] = loop.create_future()
+
+        def end(number: int) -> None:
+            if not signalled.done():
+                signalled.set_result(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, end, number)
+        visit = loop.create_task(self._visit())
+        await asyncio.wait({visit, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not visit.done():
+            visit.cancel()
+            await asyncio.wait({visit})
+        if not visit.cancelled():
+            return visit.result()
+        return self._status if self._status is not None else _BY_SIGNAL + signalled.result()
+
+    async def _visit(self) -> int:
+        async with company(self._config, self._settings, users_of(self._domain), CORRESPONDENTS) as running:
+            broken = asyncio.create_task(running.broken())
+            tour = asyncio.create_task(self._tour(running).take())
+            try:
+                await asyncio.wait({broken, tour}, return_when=asyncio.FIRST_COMPLETED)
+                if not tour.done():
+                    raise broken.result()
+                rows = tour.result()
+                self._show(rows)
+                self._status = 0 if all(row.ok for row in rows) else 1
+                if self._once:
+                    return self._status
+                self._hint(running)
+                raise await broken
+            finally:
+                broken.cancel()
+                tour.cancel()
+
+    def _tour(self, running: Company) -> Tour:
+        course = Course(
+            domain=self._domain,
+            on_forged=self._settings.domains[self._domain].on_forged,
+            ring=self._ring,
+            style=self._settings.tags.style,
+            today=self._today,
+            outbound=running.outbound,
+            inbound=running.inbound,
+            state=Path(self._settings.state.directory),
+        )
+        return Tour(course, self._tell)
+
+    def _tell(self, text: str) -> None:
+        # With --json the standard output is for the program that asked.
+        click.echo(text, err=self._as_json)
+
+    def _show(self, rows: list[Row]) -> None:
+        if self._as_json:
+            fields = ("step", "sent_to", "expected", "happened", "ok")
+            print_json({"rows": [{name: getattr(row, name) for name in fields} for row in rows]})
+        else:
+            click.echo()
+            cells = ((row.step, row.sent_to, row.expected, row.happened, "yes" if row.ok else "NO") for row in rows)
+            print_table(("step", "sent to", "expected", "happened", "ok"), cells)
+        sys.stdout.flush()
+
+    def _hint(self, running: Company) -> None:
+        state = Path(self._settings.state.directory)
+        joe = users_of(self._domain)[0]
+        letter = "printf 'Subject: hello\\n\\nhello\\n' |"
+        for line in (
+            "",
+            "The proxies and their next hop go on until Ctrl-C. To try by hand:",
+            "",
+            f"  outbound   {running.outbound}    mail of {joe}; {CORRESPONDENTS[0]} gets it,",
+            "             anybody else at remote.example bounces",
+            f"  inbound    {running.inbound}    mail for {', '.join(users_of(self._domain)[:2])}",
+            f"  mailboxes  {state / 'mail'}",
+            f"  journal    {state / 'journal.jsonl'}",
+            f"  log        {running.log}",
+            "",
+            f"  {letter} curl -T - smtp://{running.outbound} \\",
+            f"      --mail-from {joe} --mail-rcpt nobody@remote.example",
+            f"  batv --config {self._config} sign {joe}",
+            f"  {letter} curl -T - smtp://{running.inbound} \\",
+            f"      --mail-from '' --mail-rcpt {joe}",
+        ):
+            self._tell(line)
+
+
+def _first_domain(settings: Settings) -> str:
+    for name in settings.domains:
+        if name.isascii():
+            return name
+    raise ConfigError(
+        "there is no [domains] section with a name in ASCII", "add one for a domain that the tour shall be about"
+    )
