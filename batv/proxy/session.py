@@ -408,7 +408,7 @@ class ProxySession:
     async def _said(connection: NextHopConnection, line: bytes, seconds: float) -> Reply:
         try:
             return await connection.command(line, seconds)
-        except NextHopFault:
+        except BaseException:
             connection.abort()
             raise
 
@@ -432,13 +432,13 @@ class ProxySession:
     async def _ask_apart(self, transaction: _Transaction, rcpt: bytes) -> Reply:
         """Ask about one recipient on a connection of its own, and leave no transaction there."""
         mail = b"MAIL FROM:%b%b" % (transaction.sender.path.octets, transaction.parameters)
-        connection = await transaction.next_hop.acquire()
+        connection = await self._acquire(transaction)
         try:
             return await self._probe(transaction.next_hop, connection, mail, rcpt)
         except NextHopFault:
             if not connection.reused:
                 raise
-        connection = await transaction.next_hop.acquire(fresh=True)
+        connection = await self._acquire(transaction, fresh=True)
         return await self._probe(transaction.next_hop, connection, mail, rcpt)
 
     @staticmethod
