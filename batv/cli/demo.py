@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -122,23 +123,28 @@ class _Visit:
     def _hint(self, running: Company) -> None:
         state = Path(self._settings.state.directory)
         joe = users_of(self._domain)[0]
-        letter = "printf 'Subject: hello\\n\\nhello\\n' |"
+        batv = "batv" if shutil.which("batv") else sys.argv[0]
+        letter = "printf 'Subject: hello\\n\\nhello\\n' | curl -sST -"
         for line in (
             "",
-            "The proxies and their next hop go on until Ctrl-C. To try by hand:",
+            "The proxies and their next hop go on until Ctrl-C.",
             "",
-            f"  outbound   {running.outbound}    mail of {joe}; {CORRESPONDENTS[0]} gets it,",
-            "             anybody else at remote.example bounces",
-            f"  inbound    {running.inbound}    mail for {', '.join(users_of(self._domain)[:2])}",
+            f"  outbound   {running.outbound}",
+            f"  inbound    {running.inbound}",
             f"  mailboxes  {state / 'mail'}",
             f"  journal    {state / 'journal.jsonl'}",
             f"  log        {running.log}",
             "",
-            f"  {letter} curl -T - smtp://{running.outbound} \\",
-            f"      --mail-from {joe} --mail-rcpt nobody@remote.example",
-            f"  batv --config {self._config} sign {joe}",
-            f"  {letter} curl -T - smtp://{running.inbound} \\",
-            f"      --mail-from '' --mail-rcpt {joe}",
+            f"To try by hand: mail that bounces (only {CORRESPONDENTS[0]} would get it),",
+            "",
+            f"  {letter} smtp://{running.outbound} \\",
+            f"    --mail-from {joe} --mail-rcpt nobody@remote.example",
+            "",
+            "a forged bounce, and the address to which a genuine one would go:",
+            "",
+            f"  {letter} smtp://{running.inbound} \\",
+            f"    --mail-from '' --mail-rcpt {joe}",
+            f"  {batv} --config {self._config} sign {joe}",
         ):
             self._tell(line)
 

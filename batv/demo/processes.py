@@ -54,7 +54,7 @@ class Company:
 
     async def broken(self) -> UnavailableError:
         """Wait until a process ends by itself, and return what is to be said of it."""
-        waiting = {asyncio.ensure_future(process.ended()): process for process in self.processes}  # noqa: TID251 -- all are kept
+        waiting = {asyncio.create_task(process.ended()): process for process in self.processes}
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:

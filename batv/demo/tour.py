@@ -134,7 +134,9 @@ class _Evidence:
         with self._journal.open("rb") as file:
             file.seek(self._begin)
             records = [json.loads(line) for line in file.read().splitlines() if line]
-        return [each for each in records if each["message_id"] == message_id and each["forward_path"] == path]
+        # A message that was refused at DATA was never seen: its record has no Message-ID.
+        ids = {message_id, ""}
+        return [each for each in records if each["message_id"] in ids and each["forward_path"] == path]
 
     def _all(self, before: set[str]) -> list[_Arrival]:
         folders = self._mail.iterdir() if self._mail.is_dir() else ()
@@ -213,7 +215,7 @@ class Tour:
     async def _message_goes_out(self) -> tuple[Row, Mailbox | None, str]:
         envelope_id = f"tour-{secrets.token_hex(6)}"
         content, message_id = self._letter(self._joe.octets, _CONTACT, "Hello", "Good day.")
-        self._say(f"1. joe writes to {_CONTACT.decode()} and {_STRANGER.decode()}, through the outbound proxy.")
+        self._say(f"1. joe writes to {_CONTACT.decode()} and {_STRANGER.decode()}.")
         self._say(f"   the client says    MAIL FROM:<{self._joe}>")
         recipients = [b"<%b> NOTIFY=FAILURE ORCPT=rfc822;%b" % (each, each) for each in (_CONTACT, _STRANGER)]
         sender = b"<%b> RET=HDRS ENVID=%b" % (self._joe.octets, envelope_id.encode())
@@ -228,7 +230,7 @@ class Tour:
         return Row("mail out", _CONTACT.decode(), "signed", happened), signed, envelope_id
 
     async def _bounce_comes_home(self, signed: Mailbox | None, envelope_id: str) -> tuple[Row, bytes | None]:
-        self._say(f"2. {_STRANGER.decode()} does not exist: the next hop sends a delivery status notification.")
+        self._say(f"2. {_STRANGER.decode()} does not exist: the next hop sends a bounce.")
         row = Row("its bounce", _short(signed or self._joe), "delivered", "nothing came")
         if signed is None:
             return row, None
@@ -243,7 +245,7 @@ class Tour:
         self._ids.add(message_id)
         bounces = self._evidence.arrivals(str(self._joe), message_id)
         happened = _told(_arrived(bounces), records, Verdict.VALID)
-        self._say(f"   it came to         {self._joe}, in {bounces[0].path.parent}")
+        self._say(f"   it came to         {self._joe}")
         return replace(row, happened=happened), await asyncio.to_thread(_as_sent, bounces[0].path)
 
     async def _replays(self, bounce: bytes | None) -> list[Row]:
@@ -251,7 +253,7 @@ class Tour:
         good = sign_with(self._joe, key, day, style)
         others = sign_with(self._ann, key, day, style)
         expired = sign_with(self._joe, key, day + -(key.lifetime + 2), style)
-        self._say("3. to 6. Somebody replays that notification to addresses that no mail of ours was sent from.")
+        self._say("3. to 6. Somebody replays that bounce to addresses that were never signed.")
         return [
             await self._replay("no tag", self._joe, Verdict.UNTAGGED, bounce),
             await self._replay("ann's tag", self._with_tag_of(others), Verdict.BAD_SIGNATURE, bounce),
@@ -288,7 +290,7 @@ class Tour:
 
     async def _unknown_user(self, bounce: bytes | None) -> Row:
         nobody = Mailbox(b"nobody", self._joe.domain)
-        self._say(f"8. A forged bounce comes for {nobody}, who does not exist: the store is asked first.")
+        self._say(f"8. A forged bounce comes for {nobody}: the store is asked first.")
         said = await _offer(self._inbound, b"<>", [b"<%b>" % nobody.octets], bounce or b"\r\n")
         self._say(f"   {nobody}: {_last(said)}")
         return Row("unknown user", str(nobody), "refused", _refusal(said) or "taken")
