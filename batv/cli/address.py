@@ -160,18 +160,21 @@ class _Explained:
         """Return the address, its tag piece by piece, and the key."""
         fields: dict[str, object] = {
             "address": text_of(self.address.octets),
-            "today": f"{self.day} (stamp {_stamp(self.day)})",
+            "today": self.day.iso(),
+            "stamp_of_today": self.day.stamp.decode(),
         }
         tagged = take_off(self.address)
         if tagged is None:
             return fields | {"tag": None}
         tag = tagged.tag
         fields |= {
-            "tag": f"{tag.octets.decode()} ({tagged.placement.value})",
+            "tag": tag.octets.decode(),
+            "placement": tagged.placement.value,
             "without_tag": text_of(tagged.mailbox.octets),
             "key_number": tag.key_number,
             "key": self._key(tagged),
-            "stamp": f"{tag.stamp.decode()} ({self._stamp_day(tagged)})",
+            "stamp": tag.stamp.decode(),
+            "stamp_is_day": self._stamp_day(tagged).iso(),
             "signature": tag.signature.decode(),
         }
         found = _verified(self.address, self.settings, self.rings, self.day)
@@ -223,11 +226,10 @@ class _Explained:
             said.append(f"{key.role(self.day)} in the {name} ring, lifetime {key.lifetime} days{until}")
         return "; ".join(said) or "there is no key ring"
 
-    def _stamp_day(self, tagged: Tagged) -> str:
+    def _stamp_day(self, tagged: Tagged) -> Day:
         ahead = stamp_distance(tagged.tag.stamp, self.day)
         # A stamp names a day of every cycle; the nearest one is meant.
-        away = ahead if ahead <= CYCLE // 2 else ahead - CYCLE
-        return f"{self.day + away}, {abs(away)} days {'ahead' if away >= 0 else 'ago'}"
+        return self.day + (ahead if ahead <= CYCLE // 2 else ahead - CYCLE)
 
     def _rule(self, verdict: Verdict, reason: str) -> str:
         domain = text_of(self.address.domain)
@@ -259,10 +261,6 @@ def _last_day(found: Verification, day: Day) -> str:
 
 def _reverse_path(mailbox: Mailbox) -> ReversePath:
     return ReversePath(b"<%b>" % mailbox.octets, mailbox)
-
-
-def _stamp(day: Day) -> str:
-    return day.stamp.decode("ascii")
 
 
 def _print_octets(mailbox: Mailbox) -> None:

@@ -150,7 +150,8 @@ class RingStore:
 
     def domains(self) -> tuple[bytes, ...]:
         """Return the domains that have a ring of their own, in order."""
-        return tuple(sorted(_domain_of(name) for name in self._names() if name != DEFAULT_RING))
+        found = (_domain_of(name) for name in self._names() if name != DEFAULT_RING)
+        return tuple(sorted(domain for domain in found if domain is not None))
 
     def change(
         self, domain: bytes | None, change: Callable[[KeyRing | None], KeyRing], *, dry_run: bool = False
@@ -351,8 +352,13 @@ def _file_name(domain: bytes | None) -> str:
     return file_name
 
 
-def _domain_of(file_name: str) -> bytes:
-    return os.fsencode(file_name.removesuffix(_SUFFIX).removesuffix("."))
+def _domain_of(file_name: str) -> bytes | None:
+    """Return whose ring a file is; None for one that stands here under a name that no domain's ring has."""
+    domain = os.fsencode(file_name.removesuffix(_SUFFIX).removesuffix("."))
+    try:
+        return domain if _file_name(domain) == file_name else None
+    except KeyRingRuleError:
+        return None
 
 
 def _ascii_form(domain: bytes) -> bytes:

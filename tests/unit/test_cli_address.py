@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.command import TODAY, Command
+from tests.support.command import TODAY, Command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,9 +133,12 @@ def test_explain_names_the_tag_the_key_and_the_rule(batv: Command) -> None:
     signed = batv("sign", "joe@lists.example").out.strip()
     said = batv("explain", signed).out
     for line in (
+        "stamp of today: 780",
+        "placement:      prefix",
         "without tag:    joe@lists.example",
         "key:            signing in the default ring, lifetime 7 days",
-        "stamp:          787 (2026-11-30, 7 days ahead)",
+        "stamp:          787",
+        "stamp is day:   2026-11-30",
         "days left:      7",
         "verdict:        valid",
         "goes on to:     <joe@lists.example>",

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from batv.cli import Site, run
-from tests.unit.command import CHECKOUT, TODAY, Command, process
+from tests.support.command import CHECKOUT, TODAY, Command, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batv.keyring import Role
-from tests.unit.command import TODAY, Answer, Command
+from tests.support.command import TODAY, Answer, Command
 
 if TYPE_CHECKING:
     from pathlib import Path

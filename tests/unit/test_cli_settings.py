@@ -9,7 +9,7 @@ import pytest
 
 from batv.cli import Site, run
 from batv.config import parse
-from tests.unit.command import TODAY, Answer, Command, process
+from tests.support.command import TODAY, Answer, Command, process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from batv.store.files import (
     sweep,
     write_atomically,
 )
-from tests.unit.command import CHECKOUT
+from tests.support.command import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

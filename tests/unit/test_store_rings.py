@@ -28,7 +28,7 @@ from batv.errors import (
 )
 from batv.keyring import Key, KeyRing, Role, Secret
 from batv.store.rings import MAX_RING_OCTETS, RingStore, parse_ring, ring_octets
-from tests.unit.command import CHECKOUT
+from tests.support.command import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -253,6 +253,15 @@ def test_both_spellings_of_a_domain_have_the_same_ring(tmp_path: Path) -> None:
     assert store.domains() == (b"xn--mller-kva.example",)
     both = ["müller.example".encode(), b"xn--mller-kva.example"]
     assert dict(store.read_all(both).own) == {both[0]: RING, both[1]: RING}
+
+
+def test_a_stray_file_is_nobodys_ring(tmp_path: Path) -> None:
+    """A copy that somebody left beside the rings must not stop `batv key list`."""
+    store = RingStore(tmp_path)
+    store.change(b"example.com", lambda _: RING)
+    for name in ("example.com copy.ring", "Example.com.ring", ".ring", "a..ring", "example.com.ring~"):
+        (tmp_path / name).touch(0o600)
+    assert store.domains() == (b"example.com",)
 
 
 @pytest.mark.parametrize(
