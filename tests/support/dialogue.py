@@ -1,0 +1,478 @@
+r"""Plays a dialogue: a file that shows both sides of a proxy on one page.
+
+The first line names the proxy and says the rule in a sentence. `@` lines are the heading, other `#` lines remarks::
+
+    # outbound: DSN parameters survive signing, in order and in case
+    @ next hop offers DSN
+    C: MAIL FROM:<joe@example.com> RET=HDRS ENVID=AbC
+    N: MAIL FROM:<{TAG joe@example.com}> RET=HDRS ENVID=AbC
+    n: 250 2.1.0 Ok
+    C< 250 2.1.0 Ok
+
+| line | is |
+|---|---|
+| `C: text` | the client says a line; lines that follow each other go in one segment, an empty line parts them |
+| `C< text` | the client gets this line |
+| `N: text` | the next hop hears this line |
+| `n: text` | the next hop answers a line; lines that follow each other go in one segment |
+| `C`, `N`, `n` with `\|` | the same with raw octets: escapes as in Python, no line end added |
+| `N2:`, `n2:` ... | the same on the next hop's second connection, in the order in which they were made |
+| `C! close`, `C! half-close`, `n! close` | the client, or the next hop, closes its connection, or says that no more comes |
+| `C< (closed)`, `N: (closed)` | the proxy has closed that connection |
+| `J: PATH VERDICT DISPOSITION REPLY` | the next line of the journal; the reply's beginning |
+| `Q: text` | the one message in quarantine, new since the last `Q`, has this line |
+
+Heading: `@ smtp.bare_newlines = "reject"` (any setting, as TOML); `@ next hop offers SIZE 1000, DSN`, with a number after
+`hop` for that connection alone; `@ next hop is down`; `@ next hop greets by hand` (else each connection is greeted and
+its EHLO answered); `@ client says HELO` or `@ client says nothing` (else the client hears the greeting, says EHLO and gets
+the answer).
+
+Placeholders: `{TAG joe@example.com}` is the address as signed on the fixed day, `{SUBTAG ...}` with the tag behind the
+user, `{EXPIRED ...}` as signed long before, `{BADTAG ...}` with a digit changed, `{UNKNOWN ...}` with a key that is not in the ring, `{REPEAT 48 a}` a run of octets.
+
+Nothing else may pass on either side: what was not written fails the dialogue, at the end the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tomllib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from batv.observe.event import Direction, printable
+from tests.support.relay import Relay, badly_tagged, expired, merged, running, signed, signed_behind, unknown_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["Dialogue", "DialogueError", "Step", "parse", "play"]
+
+_SECONDS: Final = 3.0
+"""For each step; a dialogue that waits this long has failed."""
+
+_CLOSED: Final = b"(closed)"
+_DEFAULT_OFFER: Final = (b"SIZE 10240000", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES", b"PIPELINING")
+
+_TITLE = re.compile(r"# (outbound|inbound): (\S.*)")
+_STEP = re.compile(r"([CNnJQ])([1-9]?)([:|<!]) ?(.*)")
+_OFFER = re.compile(r"next hop (?:([1-9]) )?offers(?: (.*))?")
+_PLACEHOLDER = re.compile(rb"\{([A-Z]+) ([^{}]*)\}")
+_KINDS: Final = {"C:", "C|", "C<", "C!", "N:", "N|", "n:", "n|", "n!", "J:", "Q:"}
+
+
+class DialogueError(AssertionError):
+    """A dialogue did not go as it is written, or is written wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that is said or expected.
+
+    Attributes:
+        line: number of its first line in the file.
+        kind: who and how: `C:`, `C<`, `C!`, `N:`, `n:`, `n!`, `J:` or `Q:`.
+        octets: what; line ends included.
+        connection: which of the next hop's connections, from 1.
+    """
+
+    line: int
+    kind: str
+    octets: bytes
+    connection: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A dialogue as it is written.
+
+    Attributes:
+        name: its file, for messages.
+        text: all of it.
+        direction: which proxy.
+        steps: what happens.
+        settings: changes of the proxy's settings.
+        offers: EHLO keywords of the next hop; by connection, 0 for those not named.
+        client: what the client says first: EHLO, HELO or nothing.
+        up: whether there is a next hop.
+        greets: whether its connections are greeted without being told.
+    """
+
+    name: str
+    text: str
+    direction: Direction
+    steps: tuple[Step, ...]
+    settings: dict[str, Any]
+    offers: dict[int, tuple[bytes, ...]]
+    client: str = "EHLO"
+    up: bool = True
+    greets: bool = True
+
+
+def parse(text: str, name: str) -> Dialogue:
+    """Return the dialogue that a file holds.
+
+    Raises:
+        DialogueError: it is none.
+    """
+    lines = text.splitlines()
+    title = _TITLE.fullmatch(lines[0]) if lines else None
+    if title is None:
+        raise DialogueError(f"{name}:1: the first line is not '# outbound: sentence' or '# inbound: sentence'")
+    heading = _Heading()
+    steps: list[Step] = []
+    joins = False
+    for number, line in enumerate(lines[1:], start=2):
+        if line.startswith("@ "):
+            heading.read(line[2:], f"{name}:{number}")
+        elif not line.strip():
+            joins = False
+        elif not line.startswith("#"):
+            step = _step(line, number, name)
+            last = steps[-1] if steps else None
+            if (
+                joins
+                and last is not None
+                and step.kind in {"C:", "n:"}
+                and (last.kind, last.connection) == (step.kind, step.connection)
+            ):
+                steps[-1] = Step(last.line, last.kind, last.octets + step.octets, last.connection)
+            else:
+                steps.append(step)
+            joins = True
+    return Dialogue(
+        name,
+        text,
+        Direction(title[1]),
+        tuple(steps),
+        heading.settings,
+        heading.offers,
+        heading.client,
+        heading.up,
+        heading.greets,
+    )
+
+
+@dataclass(slots=True)
+class _Heading:
+    settings: dict[str, Any] = field(default_factory=dict)
+    offers: dict[int, tuple[bytes, ...]] = field(default_factory=lambda: {0: _DEFAULT_OFFER})
+    client: str = "EHLO"
+    up: bool = True
+    greets: bool = True
+
+    def read(self, line: str, place: str) -> None:
+        offer = _OFFER.fullmatch(line)
+        if offer is not None:
+            keywords = [keyword.strip().encode() for keyword in (offer[2] or "").split(",")]
+            self.offers[int(offer[1] or 0)] = tuple(keyword for keyword in keywords if keyword)
+        elif line == "next hop is down":
+            self.up = False
+        elif line == "next hop greets by hand":
+            self.greets = False
+        elif line in {"client says HELO", "client says nothing"}:
+            self.client = line.rpartition(" ")[2]
+        else:
+            try:
+                self.settings = merged(self.settings, tomllib.loads(line))
+            except tomllib.TOMLDecodeError as error:
+                raise DialogueError(f"{place}: no heading and no setting: {error}") from error
+
+
+def _step(line: str, number: int, name: str) -> Step:
+    match = _STEP.fullmatch(line)
+    if match is None or match[1] + match[3] not in _KINDS or (match[2] and match[1] not in "Nn"):
+        raise DialogueError(f"{name}:{number}: no step of a dialogue: {line}")
+    kind, text = match[1] + match[3], match[4]
+    octets = _filled(text.encode())
+    if kind[1] == "|":
+        octets = octets.decode("latin-1").encode("latin-1").decode("unicode_escape").encode("latin-1")
+        kind = kind[0] + ":"
+    elif kind in {"C:", "C<", "N:", "n:"} and octets != _CLOSED:
+        octets += b"\r\n"
+    return Step(number, kind, octets, int(match[2] or 1))
+
+
+def _filled(octets: bytes) -> bytes:
+    return _PLACEHOLDER.sub(lambda match: _MAKERS[match[1]](match[2]), octets)
+
+
+def _repeated(argument: bytes) -> bytes:
+    count, _, octets = argument.partition(b" ")
+    return octets * int(count)
+
+
+_MAKERS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
+    b"TAG": signed,
+    b"SUBTAG": signed_behind,
+    b"EXPIRED": expired,
+    b"BADTAG": badly_tagged,
+    b"UNKNOWN": unknown_key,
+    b"REPEAT": _repeated,
+}
+
+
+class _Wire:
+    """One end of a connection, as the dialogue sees it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def line(self) -> bytes:
+        """Return the next line, or what came before the connection closed."""
+        with suppress(ConnectionError):
+            try:
+                return await self.reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError as error:
+                return error.partial or _CLOSED
+        return _CLOSED
+
+    async def octets(self, count: int) -> bytes:
+        """Return so many octets, or what came before the connection closed."""
+        try:
+            return await self.reader.readexactly(count)
+        except asyncio.IncompleteReadError as error:
+            return error.partial or _CLOSED
+        except ConnectionError:
+            return _CLOSED
+
+    async def rest(self) -> bytes:
+        """Return what comes until the connection closes."""
+        rest = b""
+        with suppress(ConnectionError):
+            while octets := await self.reader.read(65_536):
+                rest += octets
+        return rest
+
+    def waiting(self) -> bytes:
+        """Return what has come and nobody has read."""
+        return bytes(self.reader._buffer)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.writer.close()
+
+
+class _NextHop:
+    """The next hop: it says what the dialogue lets it say."""
+
+    def __init__(self, dialogue: Dialogue) -> None:
+        self._dialogue = dialogue
+        self.wires: list[_Wire] = []
+        self._ready: list[asyncio.Event] = []
+        self._changed = asyncio.Condition()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> int:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        if not self._dialogue.up:
+            self._server.close()
+        return port
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = _Wire(reader, writer)
+        ready = asyncio.Event()
+        self.wires.append(wire)
+        self._ready.append(ready)
+        number = len(self.wires)
+        async with self._changed:
+            self._changed.notify_all()
+        if self._dialogue.greets:
+            offers = self._dialogue.offers.get(number, self._dialogue.offers[0])
+            writer.write(b"220 next.example ESMTP\r\n")
+            line = await wire.line()
+            assert line == b"EHLO proxy.example\r\n", line
+            *before, last = [b"next.example", *offers]
+            writer.write(b"".join(b"250-%b\r\n" % keyword for keyword in before) + b"250 %b\r\n" % last)
+        ready.set()
+
+    async def wire(self, number: int) -> _Wire:
+        """Return a connection, once it is made and greeted."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.wires) >= number)
+        await self._ready[number - 1].wait()
+        return self.wires[number - 1]
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for wire in self.wires:
+            wire.close()
+
+
+def play(dialogue: Dialogue, folder: Path, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Play a dialogue with a proxy of its own.
+
+    Args:
+        dialogue: what is said.
+        folder: an empty folder for what the proxy writes.
+        loop_factory: makes the event loop.
+
+    Raises:
+        DialogueError: something else was said.
+    """
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_play(dialogue, folder))
+
+
+async def _play(dialogue: Dialogue, folder: Path) -> None:
+    next_hop = _NextHop(dialogue)
+    port = await next_hop.start()
+    try:
+        async with running(folder, dialogue.direction, port, dialogue.settings) as relay:
+            reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+            player = _Player(dialogue, relay, next_hop, _Wire(reader, writer))
+            try:
+                await player.play()
+            finally:
+                player.client.close()
+        await player.nothing_more()
+    finally:
+        next_hop.close()
+
+
+class _Player:
+    def __init__(self, dialogue: Dialogue, relay: Relay, next_hop: _NextHop, client: _Wire) -> None:
+        self.client = client
+        self._dialogue = dialogue
+        self._relay = relay
+        self._next_hop = next_hop
+        self._line = 1
+        self._records: Iterator[dict[str, Any]] | None = None
+        self._quarantined: set[Path] = set()
+
+    async def play(self) -> None:
+        if self._dialogue.client != "nothing":
+            await self._greet()
+        for step in self._dialogue.steps:
+            self._line = step.line
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    await self._do(step)
+            except TimeoutError:
+                self._fail("something within the time", "nothing")
+        # Whatever was not written must not come now.
+        with suppress(OSError, RuntimeError):
+            self.client.writer.write_eof()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                rest = await self.client.rest()
+        except TimeoutError:
+            rest = b"(nothing, and the connection stays open)"
+        if rest:
+            self._fail("nothing more for the client", rest)
+
+    async def nothing_more(self) -> None:
+        """Check what is left when client and proxy are gone."""
+        for number, wire in enumerate(self._next_hop.wires, start=1):
+            async with asyncio.timeout(_SECONDS):
+                rest = await wire.rest()
+            if rest.removesuffix(b"QUIT\r\n"):
+                self._fail(f"nothing more on the next hop's connection {number}", rest)
+        used = max((step.connection for step in self._dialogue.steps if step.kind[0] in "Nn"), default=1)
+        if len(self._next_hop.wires) > used:
+            self._fail(f"{used} connections to the next hop", str(len(self._next_hop.wires)))
+        if self._records is not None and (record := next(self._records, None)) is not None:
+            self._fail("no more records in the journal", str(record))
+        if self._relay.errors:
+            self._fail("no error of the proxy's own", "\n".join(self._relay.errors))
+
+    async def _greet(self) -> None:
+        async with asyncio.timeout(_SECONDS):
+            greeting = await self.client.line()
+            if not greeting.startswith(b"220 proxy.example "):
+                self._fail("220 proxy.example ...", greeting)
+            self.client.writer.write(b"%b client.example\r\n" % self._dialogue.client.encode())
+            while (line := await self.client.line())[:4] == b"250-":
+                pass
+            if line[:4] != b"250 ":
+                self._fail("250 ...", line)
+
+    async def _do(self, step: Step) -> None:
+        match step.kind:
+            case "C:":
+                self.client.writer.write(step.octets)
+            case "C<":
+                self._same(step.octets, await self.client.line())
+            case "C!":
+                self._end(self.client, step.octets)
+            case "N:":
+                wire = await self._next_hop.wire(step.connection)
+                whole_line = step.octets.endswith(b"\r\n") and step.octets.count(b"\n") == 1
+                got = await (wire.line() if whole_line or step.octets == _CLOSED else wire.octets(len(step.octets)))
+                self._same(step.octets, got)
+            case "n:":
+                wire = await self._next_hop.wire(step.connection)
+                if early := self.client.waiting():
+                    self._fail("no reply before the next hop gave it", early)
+                wire.writer.write(step.octets)
+            case "n!":
+                self._end(await self._next_hop.wire(step.connection), step.octets)
+            case "J:":
+                self._recorded(step.octets)
+            case _:
+                self._in_quarantine(step.octets)
+
+    def _end(self, wire: _Wire, how: bytes) -> None:
+        if how == b"half-close":
+            wire.writer.write_eof()
+        elif how == b"close":
+            wire.close()
+        elif how == b"reset":
+            wire.writer.transport.abort()
+        else:
+            self._fail("close, half-close or reset", how)
+
+    def _recorded(self, expected: bytes) -> None:
+        if self._records is None:
+            self._records = _records(self._relay.journal)
+        record = next(self._records, None)
+        path, verdict, disposition, reply = printable(expected).split(" ", 3)
+        if record is None:
+            self._fail(expected, "no record")
+            return
+        got = (record["forward_path"], record["verdict"], record["disposition"], record["reply"][: len(reply)])
+        self._same(" ".join((path, verdict, disposition, reply)).encode(), " ".join(got).encode())
+
+    def _in_quarantine(self, expected: bytes) -> None:
+        folder = self._relay.quarantine
+        messages = set(folder.iterdir()) if folder.is_dir() else set()
+        if self._quarantined < messages:
+            self._quarantined, new = messages, messages - self._quarantined
+        else:
+            new = self._quarantined
+        contents = [message.read_bytes() for message in new]
+        if len(contents) != 1 or expected not in contents[0].split(b"\n"):
+            self._fail(expected, b"\n".join(contents) or b"no message in quarantine")
+
+    def _same(self, expected: bytes, got: bytes) -> None:
+        if got != expected:
+            self._fail(expected, got)
+
+    def _fail(self, expected: bytes | str, got: bytes | str) -> None:
+        where = f"{self._dialogue.name}:{self._line}"
+        shown = self._dialogue.text.splitlines()[self._line - 1]
+        heard = "".join(
+            f"\n  waiting on connection {number}: {wire.waiting()!r}"
+            for number, wire in enumerate(self._next_hop.wires, start=1)
+            if wire.waiting()
+        )
+        events = "".join(f"\n  event: {event}" for event in self._relay.events[-3:])
+        raise DialogueError(f"{where}: {shown}\n  expected {expected!r}\n  got      {got!r}{heard}{events}")
+
+
+def _records(journal: Path) -> Iterator[dict[str, Any]]:
+    # Read to the end each time: a record is in the file before the reply that ends the message.
+    seen = 0
+    while True:
+        lines = journal.read_text(encoding="utf-8").splitlines()
+        if seen == len(lines):
+            return
+        yield json.loads(lines[seen])
+        seen += 1
