@@ -100,13 +100,18 @@ class Command:
         return RingStore(self.keys).read(domain)
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment in which a child process finds this checkout, and no configuration of ours."""
+    found = {name: value for name, value in os.environ.items() if name != "BATV_CONFIG"}
+    return found | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, [found.get("PYTHONPATH")])])}
+
+
 def process(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> Answer:
     """Run a command in a process of its own, for what only a process has: descriptors, environment, folder."""
-    found = {name: value for name, value in os.environ.items() if name != "BATV_CONFIG"}
     done = subprocess.run(
         [sys.executable, "-c", "from batv.cli import main; main()", *arguments],
         cwd=folder,
-        env=found | {"PYTHONPATH": str(CHECKOUT)} | (environment or {}),
+        env=child_environment() | (environment or {}),
         capture_output=True,
         text=True,
         check=False,

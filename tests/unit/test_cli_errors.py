@@ -12,7 +12,7 @@ import click
 import pytest
 
 from batv.cli import Site, run
-from tests.support.command import CHECKOUT, TODAY, Command, process
+from tests.support.command import TODAY, Command, child_environment, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,7 @@ def test_a_reader_that_goes_away_is_no_error(batv: Command) -> None:
     script = "import sys; sys.stdin.readline(); from batv.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", script, "--config", str(batv.config), "key", "list"],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        env=child_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -210,7 +210,7 @@ def test_help_names_every_command_without_importing_any(tmp_path: Path) -> None:
     script = "import sys; from batv.cli import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        env=child_environment(),
         capture_output=True,
         text=True,
         check=True,
@@ -224,7 +224,7 @@ def test_a_key_command_without_a_table_does_not_import_rich(batv: Command) -> No
     script = "import sys; from batv.cli import run; run(sys.argv[1:]); sys.exit('rich' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script, "--config", str(batv.config), "key", "list", "--json"],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        env=child_environment(),
         capture_output=True,
         check=False,
     )

@@ -257,6 +257,30 @@ def test_an_imported_key_fills_the_days_until_a_planned_one_signs(batv: Command)
     assert [batv.ring().signing_key(TODAY + days).number for days in (0, 2, 3)] == [5, 5, 1]
 
 
+def test_a_carriage_return_at_the_end_of_a_secret_is_pointed_out(batv: Command) -> None:
+    """It counts, nobody sees it, and the other side may not have it."""
+    assert "ends with a carriage return" in _imported(batv, CANARY + b"\r\n", "--number", "7").err
+
+
+def test_a_planned_key_that_another_takes_the_place_of_is_named(batv: Command) -> None:
+    """Whoever planned it must learn that it will not sign."""
+    batv("key", "rotate", "--activate-in", "3")
+    assert batv("key", "rotate").out.splitlines()[2:] == [
+        "key 1 is no longer set to sign from 2026-11-26; it goes on verifying"
+    ]
+    assert roles(batv) == {0: "signing", 1: "pending", 2: "pending"}
+
+
+def test_a_ring_from_which_all_keys_are_gone_is_listed_as_empty(batv: Command) -> None:
+    """It must not look as if there were no such ring."""
+    batv("key", "retire", "0", "--force")
+    batv.today = TODAY + 9
+    batv("key", "prune")
+    answer = batv("key", "list")
+    assert "no key" in answer.out
+    assert "no key of this ring signs today" in answer.err
+
+
 def test_a_weak_secret_is_taken_only_if_that_is_said(batv: Command) -> None:
     """One harvested tag lets a short secret be guessed offline."""
     answer = _imported(batv, b"x" * 15, "--number", "3")

@@ -27,7 +27,7 @@ from batv.store.files import (
     sweep,
     write_atomically,
 )
-from tests.support.command import CHECKOUT
+from tests.support.command import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +153,7 @@ def stop(*args, **kwargs):
 os.{call} = stop
 write_atomically(Path(sys.argv[1]), b"new")
 """
-    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    environment = child_environment()
     return subprocess.run([sys.executable, "-c", script, str(path)], env=environment, check=False).returncode
 
 
@@ -317,7 +317,7 @@ with locked(Path(sys.argv[1])):
 """
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        env=child_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as holder:

@@ -28,7 +28,7 @@ from batv.errors import (
 )
 from batv.keyring import Key, KeyRing, Role, Secret
 from batv.store.rings import MAX_RING_OCTETS, RingStore, parse_ring, ring_octets
-from tests.support.command import CHECKOUT
+from tests.support.command import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -435,7 +435,7 @@ def _crowd(count: int, script: str, *arguments: str) -> list[tuple[int, str]]:
     crowd = [
         subprocess.Popen(
             [sys.executable, "-c", script, *arguments],
-            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+            env=child_environment(),
             stdin=read,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
