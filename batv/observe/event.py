@@ -79,7 +79,6 @@ class TransactionEnded:
         reply: the last reply that the client got to the transaction.
         cause: what went wrong, for the log alone; empty if nothing did.
         null_sender: whether the reverse path is null.
-        finished: whether the reply was the one to the message.
     """
 
     time: float
@@ -96,7 +95,6 @@ class TransactionEnded:
     reply: str
     cause: str = ""
     null_sender: bool = False
-    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

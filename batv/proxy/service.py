@@ -28,7 +28,8 @@ from batv.errors import BatvError, CannotCreateError, ConfigError, UnavailableEr
 from batv.net.next_hop import NextHop
 from batv.net.server import Door
 from batv.observe.event import Direction, Level, Notice
-from batv.proxy.session import ProxySession, Side
+from batv.proxy.session import ProxySession
+from batv.proxy.side import Side
 from batv.smtp.reply import Reply
 from batv.stage import SigningStage, VerifyingStage
 from batv.store.journal import Journal

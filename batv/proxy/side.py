@@ -1,0 +1,64 @@
+"""One of the two proxies, as its sessions see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batv.config import SmtpSettings
+    from batv.day import Day
+    from batv.keyring import KeyRings
+    from batv.net.next_hop import NextHop
+    from batv.observe.event import Direction, Observer, TransactionEnded
+    from batv.stage import Stage
+    from batv.store.quarantine import Quarantine
+
+__all__ = ["Recorder", "Side"]
+
+
+class Recorder(Protocol):
+    """What keeps the records of messages."""
+
+    fsync: bool
+
+    def write(self, event: TransactionEnded) -> bool:
+        """Write the records of a transaction, and return whether it has any; raises BatvError if they are not kept."""
+
+    def sync(self) -> None:
+        """Wait until the disk has them; raises BatvError if it does not take them."""
+
+
+@dataclass(slots=True)
+class Side:
+    """What the sessions of a proxy share. A reload puts new values in; a transaction keeps those that it began with.
+
+    Attributes:
+        direction: which proxy.
+        stage: who is asked about each path.
+        marks: whether status fields are put on and taken out.
+        rings: returns the keys as they are now.
+        next_hop: where the mail goes on to.
+        journal: keeps the records.
+        quarantine: keeps forged bounces of domains that want it.
+        observer: told of each transaction that has ended, and of what goes wrong.
+        settings: limits on clients.
+        hostname: what we call ourselves.
+        clock: returns POSIX seconds.
+        day: returns the day in UTC.
+    """
+
+    direction: Direction
+    stage: Stage
+    marks: bool
+    rings: Callable[[], KeyRings]
+    next_hop: NextHop
+    journal: Recorder
+    quarantine: Quarantine
+    observer: Observer
+    settings: SmtpSettings
+    hostname: str
+    clock: Callable[[], float]
+    day: Callable[[], Day]
