@@ -94,10 +94,14 @@ class Tagged:
 
 
 def put_on(mailbox: Mailbox, tag: Tag, placement: Placement) -> Mailbox:
-    """Return the mailbox with a tag; whether there is room is `has_room`'s question."""
+    """Return the mailbox with a tag, such that `take_off` gives back both; `has_room` tells whether there is room.
+
+    The placement is kept but for one local part: a prefix tag with no user after it always gets another prefix.
+    """
     local = mailbox.local
     opening, inner, closing = (b'"', local[1:-1], b'"') if mailbox.quoted else (b"", local, b"")
-    if placement is Placement.PREFIX:
+    # `prvs=KDDDSSSSSS=` carries no tag, but a subaddress behind it would be read as the user of a prefix tag.
+    if placement is Placement.PREFIX or _PREFIX.fullmatch(local):
         return Mailbox(b"%bprvs=%b=%b%b" % (opening, tag.octets, inner, closing), mailbox.domain)
     return Mailbox(b"%b%b+prvs=%b%b" % (opening, inner, tag.octets, closing), mailbox.domain)
 
