@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batv.cli import Site
-from batv.cli.output import json_option, print_json, print_table
+from batv.cli.output import json_option, print_json, print_table, remark
 from batv.demo.processes import company
 from batv.demo.tour import CORRESPONDENTS, Course, Row, Tour, users_of
 from batv.errors import ConfigError
@@ -85,6 +85,8 @@ class _Visit:
                 rows = tour.result()
                 self._show(rows)
                 self._status = 0 if all(row.ok for row in rows) else 1
+                if self._status:
+                    remark(f"not every step did what it should: see {running.log}")
                 if self._once:
                     return self._status
                 self._hint(running)

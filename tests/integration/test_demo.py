@@ -187,6 +187,7 @@ def test_a_bounce_that_does_not_come_home_makes_the_status_1(folder: Path) -> No
     assert answer.returncode == 1
     assert {step: rows[step]["ok"] for step in _STEPS[:2]} == {"mail out": False, "its bounce": False}
     assert rows["plain mail"]["ok"]
+    assert answer.stderr.endswith(f"batv: not every step did what it should: see {folder}/var/demo.log\n")
 
 
 def test_the_proxies_go_on_until_they_are_told_to_end(folder: Path) -> None:
