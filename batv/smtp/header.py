@@ -37,7 +37,8 @@ class StatusField:
         self._prefix = b"X-Batv-Status: %b\r\n" % status if status is not None else b""
         self._held = b""
         self._in_line = False  # the octets to come continue a line that is let through or taken out
-        self._taking = False  # the field under way is taken out
+        # The field under way is taken out; a message that begins with white space would go on with ours.
+        self._taking = status is not None
         self._body = False
 
     @property
