@@ -113,6 +113,8 @@ class ReplyParser:
             reply = self._line(line)
             if reply is not None:
                 yield reply
+        if b"\n" in self._buffer:
+            raise ReplyError("a reply line ends with a bare line feed")
         if len(self._buffer) > _MAX_LINE_OCTETS:
             raise ReplyError(f"a reply line is longer than {_MAX_LINE_OCTETS} octets")
 
