@@ -30,7 +30,8 @@ __all__ = ["MailArgument", "RcptArgument", "keywords", "parameter", "parse_mail"
 
 _ROUTE = rb"(?:@" + DOMAIN + rb"(?:,@" + DOMAIN + rb")*:)?"
 _PATH: Final = rb"(<" + _ROUTE + rb"(" + LOCAL_PART + rb")@(" + DOMAIN + rb")>)"
-_PARAMETERS: Final = rb"((?: +[^ ]+)*) *"
+# The keyword follows the grammar, so that nothing after a path can be taken for another one; the value is anything.
+_PARAMETERS: Final = rb"((?: +[0-9A-Za-z][0-9A-Za-z-]*+(?:=[^ ]*+)?)*) *"
 
 _MAIL = re.compile(rb"(?i:FROM:) ?(?:(<>)|" + _PATH + rb")" + _PARAMETERS)
 _RCPT = re.compile(rb"(?i:TO:) ?(?:(<(?i:Postmaster)>)|" + _PATH + rb")" + _PARAMETERS)
