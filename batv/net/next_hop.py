@@ -245,6 +245,7 @@ class NextHop:
             if connection.usable:
                 connection.reused = True
                 return connection
+            connection.abort()
         return await self._connect()
 
     def release(self, connection: NextHopConnection) -> None:

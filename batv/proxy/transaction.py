@@ -39,6 +39,9 @@ __all__ = ["START_CONTENT", "Recipient", "Transaction"]
 START_CONTENT: Final = 354
 
 _HELD: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
+_RESET_SECONDS: Final = 10.0
+"""For the reply to RSET: the client waits meanwhile, and a slow one costs no more than a new connection."""
+
 _OFFER_GONE: Final = "the next hop no longer offers what the client was told"
 
 
@@ -200,16 +203,8 @@ class Transaction:
     async def reset(self) -> None:
         """Say RSET, and give the connection back; a fault ends the connection and is nobody's concern."""
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        try:
-            reply = await _said(connection, b"RSET", self.next_hop.settings.command_seconds)
-        except NextHopFault:
-            return
-        if reply.positive:
-            self.next_hop.release(connection)
-        else:
-            connection.abort()
+        if connection is not None:
+            await self._reset(connection)
 
     def drop(self) -> None:
         """Give the connection up; a message under way stays without its dot."""
@@ -317,12 +312,27 @@ class Transaction:
     async def _probe(self, connection: NextHopConnection, rcpt: bytes) -> Reply:
         seconds = self.next_hop.settings.command_seconds
         reply = await _said(connection, self._mail_line, seconds)
-        if reply.positive:
+        opened = reply.positive
+        if opened:
             reply = await _said(connection, rcpt, seconds)
-            if not (await _said(connection, b"RSET", seconds)).positive:
-                connection.abort()
-        self.next_hop.release(connection)
+        if reply.intermediate:
+            connection.abort()  # whatever it waits for now, a command of ours it is not
+        elif opened:
+            await self._reset(connection)
+        else:
+            self.next_hop.release(connection)
         return reply
+
+    async def _reset(self, connection: NextHopConnection) -> None:
+        seconds = min(self.next_hop.settings.command_seconds, _RESET_SECONDS)
+        try:
+            reply = await _said(connection, b"RSET", seconds)
+        except NextHopFault:
+            return
+        if reply.positive:
+            self.next_hop.release(connection)
+        else:
+            connection.abort()
 
 
 async def _said(connection: NextHopConnection, line: bytes, seconds: float) -> Reply:
