@@ -15,20 +15,27 @@ The first line names the proxy and says the rule in a sentence. `@` lines are th
 | `C< text` | the client gets this line |
 | `N: text` | the next hop hears this line |
 | `n: text` | the next hop answers a line; lines that follow each other go in one segment |
-| `C`, `N`, `n` with `\|` | the same with raw octets: escapes as in Python, no line end added |
+| `C\|`, `C<\|`, `N\|`, `n\|` | the same with raw octets: escapes as in Python, no line end added |
 | `N2:`, `n2:` ... | the same on the next hop's second connection, in the order in which they were made |
-| `C! close`, `C! half-close`, `n! close` | the client, or the next hop, closes its connection, or says that no more comes |
+| `C! close`, `n! close` | the client, or the next hop, closes its connection; `half-close`: says that no more comes |
 | `C< (closed)`, `N: (closed)` | the proxy has closed that connection |
 | `J: PATH VERDICT DISPOSITION REPLY` | the next line of the journal; the reply's beginning |
-| `Q: text` | the one message in quarantine, new since the last `Q`, has this line |
+| `Q: text` | the one message in quarantine, new since the last `Q`, has this line; `(none)`: there is no message |
 
-Heading: `@ smtp.bare_newlines = "reject"` (any setting, as TOML); `@ next hop offers SIZE 1000, DSN`, with a number after
-`hop` for that connection alone; `@ next hop is down`; `@ next hop greets by hand` (else each connection is greeted and
-its EHLO answered); `@ client says HELO` or `@ client says nothing` (else the client hears the greeting, says EHLO and gets
-the answer).
+Heading:
 
-Placeholders: `{TAG joe@example.com}` is the address as signed on the fixed day, `{SUBTAG ...}` with the tag behind the
-user, `{EXPIRED ...}` as signed long before, `{BADTAG ...}` with a digit changed, `{UNKNOWN ...}` with a key that is not in the ring, `{REPEAT 48 a}` a run of octets.
+- `@ smtp.bare_newlines = "reject"`: any setting, as TOML
+- `@ next hop offers SIZE 1000, DSN`: its EHLO keywords; `@ next hop 2 offers ...`: on that connection alone
+- `@ next hop is down`; `@ next hop greets by hand`: else each connection is greeted and its EHLO answered
+- `@ client says HELO`, `@ client says nothing`: else the client hears the greeting, says EHLO and gets the answer
+
+Placeholders:
+
+- `{TAG joe@example.com}`: the address as signed on the fixed day; `{SUBTAG ...}` with the tag behind the user
+- `{EXPIRED ...}` as signed long before, `{BADTAG ...}` with a digit changed, `{UNKNOWN ...}` with a key not in the ring
+- `{OTHERS joe@example.com ann@example.com}`: the second with the tag of the first
+- `{SHORT TAG joe@example.com}`: such a path as journals show it
+- `{REPEAT 48 a}`: a run of octets
 
 Nothing else may pass on either side: what was not written fails the dialogue, at the end the latest.
 """
@@ -44,6 +51,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from batv.observe.event import Direction, printable
+from batv.tag import shorten
 from tests.support.relay import Relay, badly_tagged, expired, merged, running, signed, signed_behind, unknown_key
 
 if TYPE_CHECKING:
@@ -59,10 +67,10 @@ _CLOSED: Final = b"(closed)"
 _DEFAULT_OFFER: Final = (b"SIZE 10240000", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES", b"PIPELINING")
 
 _TITLE = re.compile(r"# (outbound|inbound): (\S.*)")
-_STEP = re.compile(r"([CNnJQ])([1-9]?)([:|<!]) ?(.*)")
+_STEP = re.compile(r"([CNnJQ])([1-9]?)(:|<\||[|<!]) ?(.*)")
 _OFFER = re.compile(r"next hop (?:([1-9]) )?offers(?: (.*))?")
 _PLACEHOLDER = re.compile(rb"\{([A-Z]+) ([^{}]*)\}")
-_KINDS: Final = {"C:", "C|", "C<", "C!", "N:", "N|", "n:", "n|", "n!", "J:", "Q:"}
+_KINDS: Final = {"C:", "C|", "C<", "C<|", "C!", "N:", "N|", "n:", "n|", "n!", "J:", "Q:"}
 
 
 class DialogueError(AssertionError):
@@ -189,9 +197,9 @@ def _step(line: str, number: int, name: str) -> Step:
         raise DialogueError(f"{name}:{number}: no step of a dialogue: {line}")
     kind, text = match[1] + match[3], match[4]
     octets = _filled(text.encode())
-    if kind[1] == "|":
-        octets = octets.decode("latin-1").encode("latin-1").decode("unicode_escape").encode("latin-1")
-        kind = kind[0] + ":"
+    if kind.endswith("|"):
+        octets = octets.decode("unicode_escape").encode("latin-1")
+        kind = {"C|": "C:", "C<|": "C<", "N|": "N:", "n|": "n:"}[kind]
     elif kind in {"C:", "C<", "N:", "n:"} and octets != _CLOSED:
         octets += b"\r\n"
     return Step(number, kind, octets, int(match[2] or 1))
@@ -206,7 +214,20 @@ def _repeated(argument: bytes) -> bytes:
     return octets * int(count)
 
 
+def _others(argument: bytes) -> bytes:
+    """Return the second address with the tag of the first."""
+    whose, _, address = argument.partition(b" ")
+    return signed(whose).removesuffix(whose) + address
+
+
+def _short(argument: bytes) -> bytes:
+    maker, _, address = argument.partition(b" ")
+    return b"<" + shorten(_MAKERS[maker](address).decode()).encode() + b">"
+
+
 _MAKERS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
+    b"OTHERS": _others,
+    b"SHORT": _short,
     b"TAG": signed,
     b"SUBTAG": signed_behind,
     b"EXPIRED": expired,
@@ -232,10 +253,12 @@ class _Wire:
                 return error.partial or _CLOSED
         return _CLOSED
 
-    async def octets(self, count: int) -> bytes:
-        """Return so many octets, or what came before the connection closed."""
+    async def like(self, expected: bytes) -> bytes:
+        """Return the next line, or as many octets as are expected, or what came before the connection closed."""
+        if expected == _CLOSED or (expected.endswith(b"\r\n") and expected.count(b"\n") == 1):
+            return await self.line()
         try:
-            return await self.reader.readexactly(count)
+            return await self.reader.readexactly(len(expected))
         except asyncio.IncompleteReadError as error:
             return error.partial or _CLOSED
         except ConnectionError:
@@ -399,14 +422,12 @@ class _Player:
             case "C:":
                 self.client.writer.write(step.octets)
             case "C<":
-                self._same(step.octets, await self.client.line())
+                self._same(step.octets, await self.client.like(step.octets))
             case "C!":
                 self._end(self.client, step.octets)
             case "N:":
                 wire = await self._next_hop.wire(step.connection)
-                whole_line = step.octets.endswith(b"\r\n") and step.octets.count(b"\n") == 1
-                got = await (wire.line() if whole_line or step.octets == _CLOSED else wire.octets(len(step.octets)))
-                self._same(step.octets, got)
+                self._same(step.octets, await wire.like(step.octets))
             case "n:":
                 wire = await self._next_hop.wire(step.connection)
                 if early := self.client.waiting():
@@ -438,7 +459,7 @@ class _Player:
             self._fail(expected, "no record")
             return
         got = (record["forward_path"], record["verdict"], record["disposition"], record["reply"][: len(reply)])
-        self._same(" ".join((path, verdict, disposition, reply)).encode(), " ".join(got).encode())
+        self._same(f"{path} {verdict} {disposition} {reply}".encode(), " ".join(got).encode())
 
     def _in_quarantine(self, expected: bytes) -> None:
         folder = self._relay.quarantine
@@ -447,6 +468,9 @@ class _Player:
             self._quarantined, new = messages, messages - self._quarantined
         else:
             new = self._quarantined
+        if expected == b"(none)":
+            self._same(b"0 messages", b"%d messages" % len(messages))
+            return
         contents = [message.read_bytes() for message in new]
         if len(contents) != 1 or expected not in contents[0].split(b"\n"):
             self._fail(expected, b"\n".join(contents) or b"no message in quarantine")
