@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.config import Endpoint
 from batv.day import Day
-from batv.errors import BatvError, CannotCreateError, ConfigError, UnavailableError
+from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError, UnavailableError
 from batv.net.next_hop import NextHop
 from batv.net.server import Door
 from batv.observe.event import Direction, Level, Notice
@@ -236,6 +236,8 @@ class Service:
         for endpoint in set(proxy.servers) - set(listener.listen):
             proxy.servers.pop(endpoint).close()
         proxy.servers.update(opened)
+        for endpoint, server in opened.items():
+            self._tell_where(proxy, endpoint, server)
         side, door = proxy.side, proxy.door
         side.hostname = door.hostname = settings.smtp.hostname or socket.gethostname()
         side.settings = door.settings = settings.smtp
@@ -260,8 +262,11 @@ class Service:
     async def _listen(self, proxy: _Proxy, endpoints: Sequence[Endpoint]) -> None:
         for endpoint in endpoints:
             proxy.servers[endpoint] = await _server(proxy.door, endpoint)
-            for bound in _bound(endpoint, proxy.servers[endpoint]):
-                self._notice(Level.INFO, "listening", direction=proxy.direction, address=bound)
+            self._tell_where(proxy, endpoint, proxy.servers[endpoint])
+
+    def _tell_where(self, proxy: _Proxy, endpoint: Endpoint, server: asyncio.Server) -> None:
+        for bound in _bound(endpoint, server):
+            self._notice(Level.INFO, "listening", direction=proxy.direction, address=bound)
 
     async def _open_listeners(self, settings: Settings) -> dict[Direction, dict[Endpoint, asyncio.Server]]:
         opened: dict[Direction, dict[Endpoint, asyncio.Server]] = {}
@@ -297,7 +302,11 @@ class Service:
         rings = store.read_all(domains)
         today = Day.at(self._clock())
         for domain in domains:
-            ring = rings.ring_for(domain)
+            try:
+                ring = rings.ring_for(domain)
+            except NoSigningKeyError as error:
+                # Not an answer to a question, as for the commands: the service lacks what its settings promise.
+                raise ConfigError(error.what, error.remedy) from error
             if Direction.OUTBOUND in self._directions and not ring.signs(today):
                 self._notice(
                     Level.ERROR, "no key signs: mail gets 451 until one does", domain=domain.decode(), day=today
