@@ -51,7 +51,7 @@ def message_begun(service: ServiceProcess, proxy: str) -> Iterator[SmtpClient]:
 @pytest.mark.parametrize("on_forged", ["discard", "mark"])
 @pytest.mark.parametrize("proxy", ["outbound", "inbound"])
 def test_a_message_of_100_mebibytes_passes_octet_for_octet_in_little_memory(
-    tmp_path: Path, record_property: Callable[[str, object], None], proxy: str, on_forged: str
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None], proxy: str, on_forged: str
 ) -> None:
     """It streams: the first octets are at the next hop before the last have been sent, and none of them stays."""
     sent = hashlib.sha256()
@@ -76,15 +76,15 @@ def test_a_message_of_100_mebibytes_passes_octet_for_octet_in_little_memory(
         message = next_hop.messages[-1]
     assert message.octets == _MESSAGE_OCTETS + (22 if marked else 0)
     assert message.digest == sent.hexdigest()
-    record_property("before_octets", before)
-    record_property("highest_octets", highest)
+    record_testsuite_property(f"{proxy}: octets before", before)
+    record_testsuite_property(f"{proxy}: octets at most", highest)
     assert highest - before < _MAX_GROWTH_OCTETS
     assert highest < _MAX_OCTETS
 
 
 @pytest.mark.parametrize("proxy", ["outbound", "inbound"])
 def test_a_next_hop_that_takes_its_time_slows_the_client_down(
-    tmp_path: Path, record_property: Callable[[str, object], None], proxy: str
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None], proxy: str
 ) -> None:
     """What the next hop does not take, the proxy does not take either."""
     with (
@@ -102,7 +102,7 @@ def test_a_next_hop_that_takes_its_time_slows_the_client_down(
         assert client.say(b"\r\n.").code == 250
         assert next_hop.messages[-1].octets == taken + 2
         highest = max(held, service.memory())
-    record_property("growth_octets", highest - before)
+    record_testsuite_property(f"{proxy}: octets more with a slow next hop", highest - before)
     assert highest - before < _MAX_GROWTH_OCTETS
 
 
@@ -119,7 +119,7 @@ def sent_until_full(client: SmtpClient) -> int:
 
 
 def test_a_hundred_clients_at_once_cost_little_each(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """A hundred messages of a mebibyte, all under way at once, with a next hop that takes none of them."""
     count, octets = 100, _MEBIBYTE
@@ -147,5 +147,5 @@ def test_a_hundred_clients_at_once_cost_little_each(
         highest = max(highest, service.memory())
         next_hop.go_on()
         assert {each.result(60) for each in waiting} == {250}
-    record_property("growth_octets", highest - before)
+    record_testsuite_property("octets more with 100 clients", highest - before)
     assert highest - before < count * octets // 2
