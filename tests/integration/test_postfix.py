@@ -213,6 +213,12 @@ class TestTheMx:
         _send(site.mx(), token, "carol@remote.example", site.proxies.command("sign", _JOE))
         assert site.home.maildir("joe").wait_for(token)["Delivered-To"] == _JOE
 
+    def test_a_bounce_to_a_tag_behind_a_plus_sign_arrives(self, site: Site, token: str) -> None:
+        """The placement `subaddress`: the recipe takes off both forms."""
+        tag = site.proxies.command("sign", _JOE)[len("prvs=") :][:10]
+        _send(site.mx(), token, "", f"joe+prvs={tag}@example.com")
+        assert site.home.maildir("joe").wait_for(token)["Delivered-To"] == _JOE
+
     @pytest.mark.parametrize("recipient", ["ann@example.com", "forward@example.com"])
     def test_what_a_stranger_sends_in_our_name_is_not_signed(self, site: Site, token: str, recipient: str) -> None:
         """Else anybody could have tags made, by an address that is forwarded to the outside."""
