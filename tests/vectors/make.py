@@ -202,6 +202,8 @@ def verify_vectors() -> list[dict[str, Any]]:
     add("a subaddress after another", subaddress(outer, good(outer)), outer)
     short = "prvs=0787abcdef@example.com"
     add("what is left starts like a tag", prefix(short, good(short)), short)
+    whole = "prvs=0787abcdef=@example.com"
+    add("what is left is a tag without a user", prefix(whole, good(whole)), whole)
     add("key that waits to sign", prefix(ADDRESS, good(number=1)), number=1)
     last = date(2026, 10, 31)
     add("key that signs no more, its last tag", prefix(ADDRESS, good(number=2, day=last)), day=last, number=2)
