@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 __all__ = ["PRIVATE_NAMES", "ClientConnection", "Conversation", "Door"]
 
 PRIVATE_NAMES: Final = (
+    "_cb_client_connected",
     "_handle_client",
     "_handler_coroutine",
     "_original_transport",
     "_reader",
     "_reset_timeout",
-    "_set_rset_state",
     "_timeout_cb",
     "_timeout_duration",
     "_timeout_handle",
