@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -57,8 +58,7 @@ class Journal:
     def __init__(self, directory: Path, *, fsync: bool = False) -> None:
         self.path = directory / "journal.jsonl"
         self.fsync = fsync
-        self._torn = False
-        self._file = self._open()
+        self._file, self._torn = self._open()
 
     def write(self, event: TransactionEnded) -> bool:
         """Write the records of a transaction, and return whether it has any.
@@ -102,22 +102,30 @@ class Journal:
         Raises:
             IoError: the file cannot be opened; the old one is kept.
         """
-        new = self._open()
-        os.close(self._file)
-        self._file, self._torn = new, False
+        old = self._file
+        self._file, self._torn = self._open()
+        os.close(old)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    def _open(self) -> tuple[int, bool]:
+        """Return the file, and whether it ends in the middle of a line."""
+        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            return os.open(self.path, flags, 0o600)
+            file = os.open(self.path, os.O_RDWR | flags, 0o600)
         except OSError as error:
             raise IoError(
                 f"cannot open {self.path}: {error.strerror}", "make its folder writable for the service's user"
             ) from error
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            os.close(file)
+            # A pipe would take records that nobody ever reads.
+            raise IoError(f"cannot use {self.path}: it is no regular file", "move it away")
+        # What a full disk or a crash has cut short stays as it is; the next record begins on a line of its own.
+        return file, state.st_size > 0 and os.pread(file, 1, state.st_size - 1) != b"\n"
 
 
 def _lines(event: TransactionEnded) -> Iterator[str]:

@@ -43,8 +43,8 @@ class Quarantine:
             IoError: the file cannot be made.
         """
         try:
-            for folder in ("tmp", "new", "cur"):
-                (self.directory / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in ("", "tmp", "new", "cur"):  # one by one: the mode does not hold for parents
+                (self.directory / folder).mkdir(mode=0o700, exist_ok=True)
             return QuarantinedMessage(self.directory, name, header)
         except OSError as error:
             raise _failed(self.directory, error) from error
