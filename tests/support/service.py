@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -22,10 +24,10 @@ from batv.signing import sign
 from batv.store.rings import RingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
-__all__ = ["SECRET", "SERVE", "ServiceProcess", "today"]
+__all__ = ["SECRET", "SERVE", "ServiceProcess", "full_disk", "today"]
 
 SECRET: Final = b"canary-secret-of-32-octets-long!"
 """The secret of the ring's key 0."""
@@ -41,6 +43,22 @@ _LISTENING = re.compile(r"listening: direction=(\w+), address=(\S+):(\d+)")
 def today() -> Day:
     """Return the day in UTC, as the service sees it."""
     return Day.at(time.time())
+
+
+@contextmanager
+def full_disk(octets: int, pid: int = 0) -> Iterator[None]:
+    """Let no file of a process grow beyond so many octets: a write stops short there, as on a disk that is full.
+
+    Args:
+        octets: the limit; it holds for each file by itself.
+        pid: the process; 0 for this one.
+    """
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (octets, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 class ServiceProcess:

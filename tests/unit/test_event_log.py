@@ -1,0 +1,130 @@
+"""Log lines: one a transaction, in Postfix's form, without anything that a peer could smuggle in."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batv.observe.event import Direction, Level, Notice, RecipientOutcome, TransactionEnded, printable
+from batv.observe.log import log_line, log_observer
+from batv.verdict import Disposition, Verdict
+
+_OUTCOME: Final = RecipientOutcome(
+    forward_path="<joe@example.com>",
+    verdict=Verdict.UNTAGGED,
+    disposition=Disposition.DISCARD,
+    reason="no tag",
+    key_number=None,
+    reply="250 2.0.0 Ok",
+)
+_EVENT: Final = TransactionEnded(
+    time=1_800_000_000.0,
+    session="5e55",
+    transaction="5e55.1",
+    direction=Direction.INBOUND,
+    client="192.0.2.1",
+    helo="mx.example",
+    reverse_path="<>",
+    recipients=(_OUTCOME,),
+    message_id="<1@peer.example>",
+    size=1234,
+    relay="127.0.0.1:10028",
+    reply="250 2.0.0 Ok",
+    null_sender=True,
+)
+
+
+def test_a_transaction_is_one_line_of_keys_and_values() -> None:
+    """Tools for Postfix's log read it."""
+    assert log_line(_EVENT) == (
+        "inbound: 5e55.1: client=<192.0.2.1>, helo=<mx.example>, from=<>,"
+        " to=<joe@example.com> verdict=untagged disposition=discard (no tag),"
+        " message-id=<1@peer.example>, size=1234, relay=127.0.0.1:10028, reply=<250 2.0.0 Ok>"
+    )
+
+
+def test_a_recipient_with_a_reply_of_its_own_has_it_in_the_line() -> None:
+    """One was refused at RCPT, the message went to the others."""
+    other = replace(
+        _OUTCOME, verdict=Verdict.VALID, disposition=Disposition.REWRITE, key_number=3, reply="550 5.1.1 no such user"
+    )
+    line = log_line(replace(_EVENT, recipients=(_OUTCOME, other)))
+    assert "key=3 disposition=rewrite (no tag) reply=<550 5.1.1 no such user>, message-id=" in line
+    assert line.count(" reply=<") == 2
+
+
+def test_a_cause_stands_at_the_end() -> None:
+    """What went wrong is for the log alone."""
+    assert log_line(replace(_EVENT, cause="the next hop closed the connection")).endswith(
+        ", cause=<the next hop closed the connection>"
+    )
+
+
+def test_a_message_without_an_identifier_says_so() -> None:
+    """The key is always there."""
+    assert "message-id=<>, " in log_line(replace(_EVENT, message_id=""))
+
+
+def test_a_notice_names_what_it_happened_to() -> None:
+    """In the order in which the fields were given."""
+    notice = Notice(Level.ERROR, "key rings not read", {"age_seconds": 5, "cause": "damaged"})
+    assert log_line(notice) == "key rings not read: age_seconds=5, cause=damaged"
+    assert log_line(Notice(Level.INFO, "stopped")) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("event", "level"),
+    [
+        (_EVENT, logging.INFO),
+        (replace(_EVENT, cause="client gone"), logging.WARNING),
+        (Notice(Level.INFO, "x"), logging.INFO),
+        (Notice(Level.WARNING, "x"), logging.WARNING),
+        (Notice(Level.ERROR, "x"), logging.ERROR),
+    ],
+)
+def test_what_went_wrong_stands_out(
+    caplog: pytest.LogCaptureFixture, event: TransactionEnded | Notice, level: int
+) -> None:
+    """An administrator filters by level."""
+    with caplog.at_level(logging.INFO, "batv"):
+        logging.getLogger("batv").addHandler(caplog.handler)
+        try:
+            log_observer(event)
+        finally:
+            logging.getLogger("batv").removeHandler(caplog.handler)
+    assert {record.levelno for record in caplog.records} == {level}
+
+
+@given(st.binary(max_size=200))
+def test_nothing_from_a_peer_acts_on_a_log_or_a_terminal(octets: bytes) -> None:
+    """No line feed begins a line of the peer's making, no escape sequence colours the screen."""
+    text = printable(octets)
+    assert text.isprintable()
+    event = replace(
+        _EVENT,
+        reverse_path=text,
+        recipients=(replace(_OUTCOME, forward_path=text, reply=text),),
+        helo=octets.decode("latin-1"),
+        message_id=octets.decode("latin-1"),
+        reply=octets.decode("latin-1"),
+        cause=octets.decode("latin-1"),
+    )
+    assert log_line(event).isprintable()
+
+
+@given(
+    st.from_regex(r"\A[0-9]{4}[0-9a-fA-F]{6}\Z"),
+    st.sampled_from(["prvs=%s=joe@example.com", "joe+prvs=%s@example.com", "PRVS=%s=joe@example.com", '"prvs=%s=j"@d']),
+    st.sampled_from(["%s", "x%s", "<%s>", "a %s b %s", "prvs=%s"]),
+)
+def test_no_tag_is_written_whole(tag: str, form: str, around: str) -> None:
+    """A tag is good for a week: whoever reads the log could have bounces delivered."""
+    text = around.replace("%s", form % tag)
+    event = replace(_EVENT, helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
+    for line in (log_line(event), log_line(Notice(Level.INFO, "x", {"cause": text})), printable(text.encode())):
+        assert tag not in line
