@@ -76,11 +76,11 @@ LENIENT_END = re.compile(rb"(?:\A|\r\n|\r|\n)\0*\.\0*(?:\r\n|\r|\n)")
 
 MODES: Final[dict[str, tuple[dict[str, Any], bytes]]] = {
     "normalize": ({}, b"<ann@peer.example>"),
-    "reject": ({"smtp": {"bare_newlines": "reject", "max_idle_commands": 100_000}}, b"<ann@peer.example>"),
+    "reject": ({"smtp": {"bare_newlines": "reject"}}, b"<ann@peer.example>"),
     "mark": ({"domains": {"example.com": {"on_forged": "mark"}}}, b"<>"),
     "mark-and-reject": (
         {
-            "smtp": {"bare_newlines": "reject", "max_idle_commands": 100_000},
+            "smtp": {"bare_newlines": "reject"},
             "domains": {"example.com": {"on_forged": "mark"}},
         },
         b"<>",

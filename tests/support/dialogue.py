@@ -27,6 +27,7 @@ Heading:
 - `@ smtp.bare_newlines = "reject"`: any setting, as TOML
 - `@ next hop offers SIZE 1000, DSN`: its EHLO keywords; `@ next hop 2 offers ...`: on that connection alone
 - `@ next hop is down`; `@ next hop greets by hand`: else each connection is greeted and its EHLO answered
+- `@ no key signs`: else key 3 does
 - `@ client says HELO`, `@ client says nothing`: else the client hears the greeting, says EHLO and gets the answer
 
 Placeholders:
@@ -52,7 +53,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batv.observe.event import Direction, printable
 from batv.tag import shorten
-from tests.support.relay import Relay, badly_tagged, expired, merged, running, signed, signed_behind, unknown_key
+from tests.support.relay import (
+    RING,
+    SILENT_RING,
+    Relay,
+    badly_tagged,
+    expired,
+    merged,
+    running,
+    signed,
+    signed_behind,
+    unknown_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,6 +120,7 @@ class Dialogue:
         client: what the client says first: EHLO, HELO or nothing.
         up: whether there is a next hop.
         greets: whether its connections are greeted without being told.
+        signs: whether the ring has a key that signs.
     """
 
     name: str
@@ -119,6 +132,7 @@ class Dialogue:
     client: str = "EHLO"
     up: bool = True
     greets: bool = True
+    signs: bool = True
 
 
 def parse(text: str, name: str) -> Dialogue:
@@ -162,6 +176,7 @@ def parse(text: str, name: str) -> Dialogue:
         heading.client,
         heading.up,
         heading.greets,
+        heading.signs,
     )
 
 
@@ -172,6 +187,7 @@ class _Heading:
     client: str = "EHLO"
     up: bool = True
     greets: bool = True
+    signs: bool = True
 
     def read(self, line: str, place: str) -> None:
         offer = _OFFER.fullmatch(line)
@@ -182,6 +198,8 @@ class _Heading:
             self.up = False
         elif line == "next hop greets by hand":
             self.greets = False
+        elif line == "no key signs":
+            self.signs = False
         elif line in {"client says HELO", "client says nothing"}:
             self.client = line.rpartition(" ")[2]
         else:
@@ -348,7 +366,8 @@ async def _play(dialogue: Dialogue, folder: Path) -> None:
     next_hop = _NextHop(dialogue)
     port = await next_hop.start()
     try:
-        async with running(folder, dialogue.direction, port, dialogue.settings) as relay:
+        ring = RING if dialogue.signs else SILENT_RING
+        async with running(folder, dialogue.direction, port, dialogue.settings, ring) as relay:
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             player = _Player(dialogue, relay, next_hop, _Wire(reader, writer))
             try:

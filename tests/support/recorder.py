@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tests.support.relay import Relay, running
+from tests.support.relay import Relay, merged, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -32,20 +32,24 @@ class Recorder:
         offers: its EHLO keywords.
         commands: every command line that it heard but EHLO, RSET and QUIT, line ends included.
         messages: the octets of each message up to and with the `CRLF.CRLF` at which it read the end.
+        envelopes: of each message the RCPT lines of its connection since MAIL or RSET, and its first line's last word.
     """
 
     offers: Sequence[bytes] = EVERYTHING
     commands: list[bytes] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
+    envelopes: list[tuple[tuple[bytes, ...], bytes]] = field(default_factory=list)
 
     def clear(self) -> None:
         """Forget what was recorded."""
         self.commands.clear()
         self.messages.clear()
+        self.envelopes.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         writer.write(b"220 next.example\r\n")
+        recipients: list[bytes] = []
         try:
             while (line := await reader.readline()) != b"":
                 verb = line[:4].upper()
@@ -59,8 +63,15 @@ class Recorder:
                     while not message.endswith(_END):
                         message += await reader.readuntil(b"\n")
                     self.messages.append(message[2:])
+                    first_line = message[2:].partition(b"\r\n")[0]
+                    self.envelopes.append((tuple(recipients), first_line.rpartition(b" ")[2]))
+                    recipients.clear()
                     writer.write(b"250 2.0.0 queued\r\n")
                 else:
+                    if verb == b"RCPT":
+                        recipients.append(line)
+                    else:
+                        recipients.clear()
                     if verb not in {b"RSET", b"QUIT"}:
                         self.commands.append(line)
                     writer.write(b"250 2.0.0 Ok\r\n")
@@ -115,7 +126,7 @@ async def recorded(
     try:
         port = server.sockets[0].getsockname()[1]
         # A table of refusals is no attack.
-        patient = {"smtp": {"max_idle_commands": 100_000}, **(changes or {})}
+        patient = merged({"smtp": {"max_idle_commands": 100_000}}, changes or {})
         async with running(folder, direction, port, patient) as relay:
             client = Client(*await asyncio.open_connection("127.0.0.1", relay.port))
             try:

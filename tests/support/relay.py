@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batv.address import Mailbox
 from batv.config import Settings
 from batv.day import Day
 from batv.keyring import Key, KeyRing, Secret
-from batv.observe.event import Direction, Level, Notice
+from batv.observe.event import Direction, Notice
 from batv.proxy.service import Service, Source
 from batv.signing import DEFAULT_STYLE, Style, sign_with
 from batv.store.rings import RingStore, ring_octets
@@ -31,6 +31,7 @@ __all__ = [
     "FIXED_DAY",
     "LOOPS",
     "RING",
+    "SILENT_RING",
     "Relay",
     "badly_tagged",
     "expired",
@@ -55,6 +56,9 @@ _BEGUN: Final = Day.from_iso("2026-01-01")
 _KEY: Final = Key(3, Secret(b"published: the secret of tests"), _BEGUN, signs_from=_BEGUN)
 RING: Final = KeyRing(_BEGUN, (_KEY,))
 """The published ring: key 3 signs."""
+
+SILENT_RING: Final = KeyRing(_BEGUN, (replace(_KEY, signs_from=None),))
+"""The same ring before its key signs: tags made with it verify."""
 
 _FOREIGN_KEY: Final = Key(8, Secret(b"published: a key of another site"), _BEGUN, signs_from=_BEGUN)
 
@@ -132,17 +136,28 @@ class Relay:
     service: Service
     events: list[Event] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
+    _drained: bool = False
+
+    async def drain(self) -> None:
+        """Stop the proxy as SIGTERM does; harmless when it has stopped."""
+        if not self._drained:
+            self._drained = True
+            await self.service.drain()
 
     @property
     def errors(self) -> list[str]:
         """Errors of the proxy's own, which no client and no next hop may bring about."""
-        own = [event for event in self.events if isinstance(event, Notice) and event.level is Level.ERROR]
+        own = [event for event in self.events if isinstance(event, Notice) and event.what == "error in a session"]
         return [*map(str, own), *self.crashes]
 
 
 @asynccontextmanager
 async def running(
-    folder: Path, direction: Direction, next_hop_port: int, changes: Mapping[str, Any] | None = None
+    folder: Path,
+    direction: Direction,
+    next_hop_port: int,
+    changes: Mapping[str, Any] | None = None,
+    ring: KeyRing = RING,
 ) -> AsyncIterator[Relay]:
     """Run one proxy until the block ends, then drain it.
 
@@ -150,13 +165,14 @@ async def running(
         folder: an empty folder for ring, journal and quarantine.
         direction: which proxy.
         next_hop_port: where the next hop listens on 127.0.0.1.
-        changes: settings that differ from these: one domain of ours, limits of a second for the next hop.
+        changes: settings that differ from these: one domain of ours, limits of two seconds for the next hop.
+        ring: the keys.
     """
     keys = folder / "keys"
     keys.mkdir(mode=0o700)
-    ring = keys / "default.ring"
-    ring.touch(mode=0o600)
-    ring.write_bytes(ring_octets(RING))
+    file = keys / "default.ring"
+    file.touch(mode=0o600)
+    file.write_bytes(ring_octets(ring))
     base = {
         "keys": {"directory": str(keys)},
         "state": {"directory": str(folder / "var")},
@@ -174,7 +190,8 @@ async def running(
     await service.start()
     port = service.addresses(direction)[0].port
     state = folder / "var"
+    relay = Relay(port, state / "journal.jsonl", state / "quarantine" / "new", service, events, crashes)
     try:
-        yield Relay(port, state / "journal.jsonl", state / "quarantine" / "new", service, events, crashes)
+        yield relay
     finally:
-        await service.drain()
+        await relay.drain()

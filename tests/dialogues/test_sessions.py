@@ -1,0 +1,135 @@
+"""What takes more than one client, or more octets than a page holds: limits, draining, sessions side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from batv.observe.event import Direction
+from tests.support.recorder import Client, recorded
+from tests.support.relay import LOOPS, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+OPENING: Final = b"MAIL FROM:<ann@peer.example>\r\nRCPT TO:<joe@example.com>\r\nDATA"
+GROUP: Final = (b"250 2.0.0 Ok\r\n", b"250 2.0.0 Ok\r\n", b"354 go\r\n")
+
+
+def on(loop: str, test: Coroutine[Any, Any, None]) -> None:
+    """Run a test on an event loop."""
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(test)
+
+
+async def another(port: int) -> Client:
+    """Return a client that has not heard the greeting yet."""
+    return Client(*await asyncio.open_connection("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_client"])
+def test_a_connection_too_many_is_sent_away(limit: str, loop: str, tmp_path: Path) -> None:
+    """The one too many hears 421, those that are there go on, and when one leaves there is room again."""
+
+    async def test() -> None:
+        changes = {"smtp": {limit: 2}}
+        async with recorded(tmp_path, Direction.INBOUND, changes) as (client, _, relay):
+            second = await another(relay.port)
+            assert (await second.reply())[:4] == b"220 "
+            third = await another(relay.port)
+            assert await third.reply() == b"421 4.7.0 Too many connections\r\n"
+            assert await third.reply() == b""
+            assert await client.say(b"NOOP") == b"250 2.0.0 Ok\r\n"
+            assert await second.say(b"QUIT") == b"221 2.0.0 Bye\r\n"
+            assert await second.reply() == b""
+            fourth = await another(relay.port)
+            assert (await fourth.reply())[:4] == b"220 "
+            for each in (second, third, fourth):
+                each.close()
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_a_message_beyond_the_bound_is_refused_when_it_is_over(direction: Direction, loop: str, tmp_path: Path) -> None:
+    """The next hop has none of it, the client hears 552, and the session goes on."""
+
+    async def test() -> None:
+        changes = {"smtp": {"max_message_octets": 1 << 20}}
+        async with recorded(tmp_path, direction, changes) as (client, recorder, _):
+            line = b"x" * 998 + b"\r\n"
+            largest = line * 1048 + b"y" * 574 + b"\r\n"
+            assert len(largest) == 1 << 20
+            assert (await client.say(OPENING), await client.reply(), await client.reply()) == GROUP
+            assert await client.say(b"z" + largest + b".") == b"552 5.3.4 Message too big\r\n"
+            assert recorder.messages == []
+            assert (await client.say(OPENING), await client.reply(), await client.reply()) == GROUP
+            assert await client.say(largest + b".") == b"250 2.0.0 queued\r\n"
+            assert recorder.messages == [largest + b".\r\n"]
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_draining_lets_a_transaction_end_and_sends_the_others_away(loop: str, tmp_path: Path) -> None:
+    """A stop of the service costs no message that is under way, and waits for nobody who has none."""
+
+    async def test() -> None:
+        async with recorded(tmp_path, Direction.INBOUND) as (client, recorder, relay):
+            idle = await another(relay.port)
+            assert (await idle.reply())[:4] == b"220 "
+            assert (await client.say(OPENING), await client.reply(), await client.reply()) == GROUP
+            stop = asyncio.create_task(relay.drain())
+            assert await idle.reply() == b"421 4.3.2 Shutting down\r\n"
+            assert await idle.reply() == b""
+            with pytest.raises(ConnectionRefusedError):
+                await another(relay.port)
+            assert await client.say(b"Subject: last\r\n.") == b"250 2.0.0 queued\r\n"
+            assert await client.reply() == b"421 4.3.2 Shutting down\r\n"
+            assert await client.reply() == b""
+            await stop
+            assert recorder.messages == [b"Subject: last\r\n.\r\n"]
+            idle.close()
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_messages_side_by_side_keep_their_recipients_and_octets(loop: str, tmp_path: Path) -> None:
+    """Connections to the next hop are reused: no recipient and no octet of one message may come into another."""
+
+    async def send(port: int, name: int) -> None:
+        client = await another(port)
+        await client.reply()
+        await client.say(b"EHLO client.example")
+        for turn in range(4):
+            user = b"u%d-%d" % (name, turn)
+            tagged = signed(user + b"@example.com")
+            forged = name % 2
+            await client.say(b"MAIL FROM:<>")
+            assert await client.say(b"RCPT TO:<" + tagged + b">") == b"250 2.1.5 Ok\r\n"
+            if forged:
+                assert await client.say(b"RCPT TO:<forged@example.com>") == b"250 2.1.5 Ok\r\n"
+            if turn == 2:
+                assert await client.say(b"RSET") == b"250 2.0.0 Ok\r\n"
+                continue
+            assert (await client.say(b"DATA"))[:3] == b"354"
+            await client.pieces([b"For: ", user, b"\r\n"])
+            assert await client.say(b".") == b"250 2.0.0 Ok\r\n"
+        assert (await client.say(b"QUIT"))[:3] == b"221"
+        client.close()
+
+    async def test() -> None:
+        async with recorded(tmp_path, Direction.INBOUND) as (_, recorder, relay):
+            await asyncio.gather(*(send(relay.port, name) for name in range(20)))
+            expected = {b"u%d-%d" % (name, turn) for name in range(20) for turn in (0, 1, 3)}
+            assert sorted(recorder.messages) == sorted(b"For: " + user + b"\r\n.\r\n" for user in expected)
+            delivered = sorted(recorder.envelopes)
+            assert delivered == sorted(((b"RCPT TO:<%b@example.com>\r\n" % user,), user) for user in expected)
+
+    on(loop, test())
