@@ -15,7 +15,8 @@ from typing import Final
 __all__ = ["HeaderPeek", "StatusField"]
 
 _NAME: Final = b"x-batv-status"
-_OURS = re.compile(rb"(?i)X-Batv-Status[ \t]*:")
+# Some readers unfold lines first, so that the colon may come after a line end.
+_OURS = re.compile(rb"(?i)X-Batv-Status[ \t]*(?::|\r\n)")
 # Longest run of a line's first octets that may still turn out to be the field: its name and the white space after it
 # (RFC 5322 section 4.5 lets any amount stand there; more than this is nobody's).
 _UNDECIDED_OCTETS: Final = 256
