@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from batv.cli import Site
 
 __all__ = ["serve"]
+
+_DESCRIPTORS: Final = 65_536
+"""More than two listeners with the most connections they take by default can need."""
 
 
 @click.command()
@@ -31,8 +35,17 @@ def serve(site: Site, direction: str | None) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    _allow_connections()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(site, directions))
+
+
+def _allow_connections() -> None:
+    """Take as many descriptors as the system allows: each client needs two, and the usual 1024 are for 500 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _configured(site: Site) -> list[Direction]:

@@ -43,11 +43,13 @@ class NextHopConnection(asyncio.Protocol):
     Attributes:
         capabilities: what the server offered in its reply to EHLO.
         reused: whether the connection has served a transaction before, so that the server may have closed it meanwhile.
+        silent: whether it was given up because no reply came in time: the client has waited as long as it may by then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.capabilities = Capabilities({})
         self.reused = False
+        self.silent = False
         self._loop = loop
         self._parser = ReplyParser()
         self._fault: NextHopFault | None = None
@@ -174,7 +176,7 @@ class NextHopConnection(asyncio.Protocol):
 
     async def _reply(self, waiting: asyncio.Future[Reply], seconds: float, what: str) -> Reply:
         if not waiting.done():
-            timer = self._loop.call_later(seconds, self._break, f"silent for {seconds:g} s after {what}")
+            timer = self._loop.call_later(seconds, self._give_up, f"silent for {seconds:g} s after {what}")
             try:
                 return await waiting
             finally:
@@ -184,6 +186,10 @@ class NextHopConnection(asyncio.Protocol):
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise self._fault
+
+    def _give_up(self, what: str) -> None:
+        self.silent = True
+        self._break(what)
 
     def _break(self, what: str) -> None:
         if self._fault is None:
@@ -284,7 +290,7 @@ class NextHop:
                     await loop.create_connection(lambda: connection, self.endpoint.host, self.endpoint.port)
         except TimeoutError as error:
             raise NextHopFault(f"the next hop could not be connected to within {seconds:g} s") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for what no host can be called
             raise NextHopFault(f"the next hop cannot be connected to: {error}") from error
         try:
             await self._greet(connection, seconds)

@@ -317,12 +317,18 @@ class Service:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception as error:  # noqa: BLE001 -- the next SIGHUP must be heard all the same
+                self._fault("error in a reload", error)
 
     async def _watch_rings(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            self.look_at_rings()
+            try:
+                self.look_at_rings()
+            except Exception as error:  # noqa: BLE001 -- the next change must be seen all the same
+                self._fault("error in reading key rings", error)
 
     def look_at_rings(self) -> None:
         """Read the rings anew if their files have changed; keep the old ones where the new are not right."""
@@ -342,6 +348,10 @@ class Service:
             return
         self._keys = _Keys(keys.store, rings, fingerprint, self._clock())
         self._notice(Level.INFO, "key rings read", keys=keys.store.directory)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        # Its text is left out: it could hold a secret.
+        self._notice(Level.ERROR, what, error=type(error).__name__)
 
     def _notice(self, level: Level, what: str, **fields: object) -> None:
         self._observer(Notice(level, what, fields))
@@ -377,8 +387,9 @@ async def _server(door: Door, endpoint: Endpoint) -> asyncio.Server:
         if endpoint.path:
             return await loop.create_unix_server(door.connection, endpoint.path, backlog=_BACKLOG)
         return await loop.create_server(door.connection, endpoint.host, endpoint.port, backlog=_BACKLOG)
-    except OSError as error:
-        reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
+    except (OSError, UnicodeError) as error:  # the latter for what no host can be called
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = (said or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
         raise UnavailableError(
             f"cannot listen on {endpoint}: {reason.lower()}", "stop what listens there, or set another address"
         ) from error

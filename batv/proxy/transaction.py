@@ -4,8 +4,8 @@ Rules:
 
 1. What goes to the next hop for recipients that are forwarded goes over one connection, which no other transaction has
    meanwhile; a held recipient is asked about on another, and no transaction is left open there.
-2. MAIL may be said twice, on a second connection, when one that was kept for reuse turns out to be closed. Nothing else
-   is ever repeated.
+2. MAIL may be said twice, on a second connection, when one that was kept for reuse turns out to be closed, not when it
+   is silent: the client would wait twice as long as clients do. Nothing else is ever repeated.
 3. After a fault nothing of what the client was promised stands: the transaction has failed, and ends in 451.
 4. A connection on which a message has begun is cut, not closed, unless the message has its dot.
 
@@ -140,7 +140,7 @@ class Transaction:
         try:
             reply = await _said(connection, line, seconds)
         except NextHopFault:
-            if not connection.reused:
+            if not connection.reused or connection.silent:
                 raise
             # It was closed while nobody used it, which no server announces.
             connection = await self._acquire(fresh=True)
@@ -305,7 +305,7 @@ class Transaction:
         try:
             return await self._probe(connection, rcpt)
         except NextHopFault:
-            if not connection.reused:
+            if not connection.reused or connection.silent:
                 raise
         return await self._probe(await self._acquire(fresh=True), rcpt)
 

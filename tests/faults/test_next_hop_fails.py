@@ -242,6 +242,23 @@ def test_a_reused_connection_that_was_closed_meanwhile_is_nobodys_fault(
         assert attempt(client, patient, _OUTBOUND).accepted
 
 
+@pytest.mark.parametrize("flow", [_OUTBOUND, _FORGED], ids=str)
+def test_a_silent_next_hop_is_not_waited_for_twice(
+    next_hop: RecordingNextHop, impatient: ServiceProcess, flow: Flow
+) -> None:
+    """The client hears 451 before it gives up itself, also where the connection was used before."""
+    next_hop.forget()
+    with SmtpClient(impatient.address(flow.proxy)) as client:
+        assert attempt(client, impatient, flow).accepted
+        next_hop.fail(Stage.MAIL, SILENCE)
+        failed = attempt(client, impatient, flow)
+        next_hop.heal()
+    assert 451 in {heard.code for _, heard in failed.replies}
+    said = [command for command in next_hop.commands if command.startswith(b"MAIL")]
+    before = 1 if flow is _OUTBOUND else 3  # a forged bounce: the transaction's own, and one for each recipient
+    assert len(said) == before + 1
+
+
 _EARLY_250: Final = """
 from batv.net.next_hop import NextHopConnection
 from batv.smtp.reply import Reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -161,6 +163,14 @@ def test_a_reload_that_cannot_listen_opens_and_closes_nothing(service: ServicePr
     with SmtpClient(service.inbound) as client:
         assert client.mail(b"ann@peer.example", [b"joe@example.com"], b"x\r\n").code == 250
         assert client.mail(b"ann@peer.example", [b"joe@new.example"], b"x\r\n").code == 550
+
+
+def test_a_reload_with_a_name_that_no_host_has_is_refused_and_the_next_one_heard(service: ServiceProcess) -> None:
+    """Whatever goes wrong in a reload, the service hears the next signal."""
+    service.configure(listen="two..dots:0")
+    assert "reload refused" in reloaded(service)
+    service.configure()
+    assert "reloaded" in reloaded(service)
 
 
 def test_two_reloads_at_once_both_count(service: ServiceProcess) -> None:
@@ -434,6 +444,33 @@ def test_a_start_that_cannot_write_its_journal_is_refused(tmp_path: Path) -> Non
 
 
 # What it is.
+
+
+def test_a_thousand_clients_are_served_at_once_under_the_usual_limit(tmp_path: Path) -> None:
+    """Each needs two descriptors, and most systems give a process 1024 unless it asks for more."""
+    count = 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for clients and next hop, which are in this process
+    usual = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, {hard})); "
+    try:
+        with (
+            RecordingNextHop() as next_hop,
+            ServiceProcess(tmp_path, next_hop.address, code=usual + SERVE) as service,
+            ExitStack() as open_clients,
+        ):
+            before = service.memory()
+            clients = [open_clients.enter_context(SmtpClient(service.outbound)) for _ in range(count)]
+            for client in clients:
+                assert client.say(b"MAIL FROM:<joe@example.com>").code == 250
+            growth = service.memory() - before
+            for client in clients:
+                assert client.say(b"RCPT TO:<ann@peer.example>").code == 250
+                assert client.say(b"DATA").code == 354
+                assert client.say(b"x\r\n.").code == 250
+            assert len(next_hop.messages) == count
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert growth < count * 64 * 1024
 
 
 def test_the_service_is_one_process_and_loads_only_what_it_needs(next_hop: RecordingNextHop, tmp_path: Path) -> None:
