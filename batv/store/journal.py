@@ -73,6 +73,8 @@ class Journal:
         octets = "".join(_lines(event)).encode("utf-8")
         if not octets:
             return False
+        if not os.fstat(self._file).st_nlink:
+            self.reopen()  # somebody has removed the file: what is written to it now would be nowhere
         if self._torn:
             octets = b"\n" + octets
         try:

@@ -157,6 +157,14 @@ def test_a_file_that_cannot_be_reopened_is_kept(journal: Journal, tmp_path: Path
     assert len(records(old)) == 1
 
 
+def test_a_removed_file_is_begun_anew(journal: Journal) -> None:
+    """A discard that stands in no file is nowhere."""
+    journal.write(_EVENT)
+    journal.path.unlink()
+    journal.write(replace(_EVENT, transaction="5e55.2"))
+    assert [record["transaction"] for record in records(journal.path)] == ["5e55.2"]
+
+
 def test_a_record_that_does_not_fit_is_an_error_and_spoils_no_other(journal: Journal) -> None:
     """Half a record stays where the disk was full; the next one stands on a line of its own."""
     journal.write(_EVENT)
