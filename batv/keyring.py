@@ -50,6 +50,9 @@ DEFAULT_LIFETIME_DAYS: Final = 7
 MAX_LIFETIME_DAYS: Final = 365
 """Well under the cycle of 1000 days, of which a tag is then good on 367."""
 
+_CLOCKS_DIFFER_DAYS: Final = 1
+"""Days by which the clocks of any two nodes may differ: around midnight UTC they always do."""
+
 SECRET_OCTETS: Final = 32
 """Octets of a secret that we make: beyond SHA-1's 20, so that the secret is never the weak part."""
 
@@ -143,10 +146,11 @@ class Key:
     def last_alive(self) -> Day | None:
         """Last day on which a tag made with this key can be alive anywhere; None while it may still sign.
 
-        One day is added for a node whose clock is late: it signs, and verifies, one day longer than ours.
+        A key that stops at once has signed on that day, on a node whose clock is early with the next day's stamp; and
+        a node whose clock is late verifies for one day more than the one that prunes.
         """
         ends = [day for day in (self.retired, self.revoked) if day is not None]
-        return min(ends) + self.lifetime if ends else None
+        return min(ends) + self.lifetime + 2 * _CLOCKS_DIFFER_DAYS if ends else None
 
     def free(self, day: Day) -> bool:
         """Whether no tag made with this key is alive on that day: the key may go, and its number be used again."""

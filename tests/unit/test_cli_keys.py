@@ -46,7 +46,7 @@ def test_an_activated_key_signs_and_the_old_one_verifies_on(batv: Command) -> No
     assert answer.status == 0
     assert answer.out.splitlines() == [
         "key 1 signs from 2026-11-23",
-        "key 0 stops signing on 2026-11-23; its tags stay good until 2026-11-30",
+        "key 0 stops signing on 2026-11-23; its tags stay good until 2026-12-02",
     ]
     assert "copy it to them now" in answer.err
     assert roles(batv) == {0: "retiring", 1: "signing"}
@@ -57,13 +57,13 @@ def test_a_rotation_gives_every_node_a_day(batv: Command) -> None:
     answer = batv("key", "rotate")
     assert answer.out.splitlines() == [
         "key 1 made: it verifies now, and signs from 2026-11-24",
-        "key 0 stops signing on 2026-11-24; its tags stay good until 2026-12-01",
+        "key 0 stops signing on 2026-11-24; its tags stay good until 2026-12-03",
     ]
     assert answer.err == ""
     assert roles(batv) == {0: "signing", 1: "pending"}
     batv.today = TODAY + 1
     assert roles(batv) == {0: "retiring", 1: "signing"}
-    batv.today = TODAY + 9
+    batv.today = TODAY + 11
     assert roles(batv) == {0: "retired", 1: "signing"}
 
 
@@ -121,7 +121,7 @@ def test_the_only_key_that_signs_is_retired_by_force_only(batv: Command) -> None
     assert roles(batv) == {0: "signing"}
     answer = batv("key", "retire", "0", "--force")
     assert answer.status == 0
-    assert answer.out == "key 0 signs no more; its tags stay good until 2026-11-30\n"
+    assert answer.out == "key 0 signs no more; its tags stay good until 2026-12-02\n"
     assert "no key of this ring signs today" in answer.err
     assert roles(batv) == {0: "retiring"}
 
@@ -151,14 +151,14 @@ def test_pruning_removes_what_is_spent_and_says_what_is_kept(batv: Command) -> N
     batv("key", "rotate")
     answer = batv("key", "prune")
     assert answer.out.splitlines() == [
-        "key 0 kept until 2026-12-01 (signing)",
+        "key 0 kept until 2026-12-03 (signing)",
         "key 1 kept for as long as it may sign (pending)",
     ]
-    batv.today = TODAY + 8
+    batv.today = TODAY + 10
     answer = batv("key", "prune", "--number", "0")
     assert answer.status == 1
-    assert "prune it on 2026-12-02 or later" in answer.err
-    batv.today = TODAY + 9
+    assert "prune it on 2026-12-04 or later" in answer.err
+    batv.today = TODAY + 11
     assert batv("key", "prune").out.splitlines() == [
         "key 0 removed",
         "key 1 kept for as long as it may sign (signing)",
@@ -174,7 +174,7 @@ def test_the_list_names_every_key_of_every_ring(batv: Command) -> None:
     assert answer.status == 0
     rows = [line.split() for line in answer.out.splitlines()[2:]]
     assert rows == [
-        ["(default)", "0", "signing", "2026-11-23", "2026-11-24", "2026-12-01", "7", "0"],
+        ["(default)", "0", "signing", "2026-11-23", "2026-11-24", "2026-12-03", "7", "0"],
         ["(default)", "1", "pending", "2026-11-24", "-", "-", "7", "-"],
         ["example.com", "0", "signing", "2026-11-23", "-", "-", "7", "0"],
     ]
@@ -274,7 +274,7 @@ def test_a_planned_key_that_another_takes_the_place_of_is_named(batv: Command) -
 def test_a_ring_from_which_all_keys_are_gone_is_listed_as_empty(batv: Command) -> None:
     """It must not look as if there were no such ring."""
     batv("key", "retire", "0", "--force")
-    batv.today = TODAY + 9
+    batv.today = TODAY + 10
     batv("key", "prune")
     answer = batv("key", "list")
     assert "no key" in answer.out

@@ -110,16 +110,16 @@ def test_a_secret_that_can_be_guessed_is_weak() -> None:
 def test_a_keys_role_follows_from_the_day() -> None:
     """Nothing has to run at midnight for a key to begin or to stop."""
     planned = key(0, 2, 5)
-    roles = [str(planned.role(D + n)) for n in range(15)]
-    assert roles == ["pending"] * 2 + ["signing"] * 3 + ["retiring"] * 8 + ["retired"] * 2
-    assert [planned.verifies(D + n) for n in range(15)] == [True] * 13 + [False] * 2
+    roles = [str(planned.role(D + n)) for n in range(17)]
+    assert roles == ["pending"] * 2 + ["signing"] * 3 + ["retiring"] * 10 + ["retired"] * 2
+    assert [planned.verifies(D + n) for n in range(17)] == [True] * 15 + [False] * 2
     assert key().role(D + 9999) is Role.PENDING
     assert key(0, 0).role(D + 9999) is Role.SIGNING
 
 
 def test_a_key_that_never_signed_is_retired_like_any_other() -> None:
     """Another node may have signed with it."""
-    assert [key(0, None, 1).role(D + n) for n in (0, 1, 8, 9)] == [
+    assert [key(0, None, 1).role(D + n) for n in (0, 1, 10, 11)] == [
         Role.PENDING,
         Role.RETIRING,
         Role.RETIRING,
@@ -140,16 +140,16 @@ def test_a_revoked_key_does_nothing_on_any_day() -> None:
     [
         (key(0, 0), None),
         (key(0), None),
-        (key(0, 0, 5), 12),
-        (key(0, 0, 5, lifetime=30), 35),
-        (key(0, 0, None, 5), 12),
-        (key(0, 0, 3, 5), 10),
-        (key(0, 0, 5, 3), 10),
-        (key(0, None, 5), 12),
+        (key(0, 0, 5), 14),
+        (key(0, 0, 5, lifetime=30), 37),
+        (key(0, 0, None, 5), 14),
+        (key(0, 0, 3, 5), 12),
+        (key(0, 0, 5, 3), 12),
+        (key(0, None, 5), 14),
     ],
 )
 def test_a_key_is_free_after_the_last_day_of_its_last_tag(one: Key, last: int | None) -> None:
-    """Signed on the day before it stopped, read by a node whose clock is a day late."""
+    """Signed with the stamp of the day after it stopped, pruned by a node a day ahead of the one that reads the tag."""
     assert one.last_alive == (None if last is None else D + last)
     if last is None:
         assert not one.free(D + 9999)
@@ -237,8 +237,8 @@ def test_only_a_key_whose_tags_may_be_accepted_verifies() -> None:
     """Pending keys verify, so that no node signs with a key before every node can verify it."""
     one = ring(key(0, 0, 5), key(1), key(2, 0, None, 0), key(3, -90, -50))
     assert [one.verifying_key(number, D) for number in range(5)] == [key(0, 0, 5), key(1), None, None, None]
-    assert one.verifying_key(0, D + 12) is not None
-    assert one.verifying_key(0, D + 13) is None
+    assert one.verifying_key(0, D + 14) is not None
+    assert one.verifying_key(0, D + 15) is None
 
 
 @pytest.mark.parametrize(
@@ -267,21 +267,21 @@ def test_ten_live_keys_leave_no_number() -> None:
         KeyRingRuleError, match=r"all ten key numbers are in use.*: retire a key that is no longer needed"
     ):
         ring(*(key(n) for n in range(10))).free_number(D)
-    with pytest.raises(KeyRingRuleError, match=f"all ten key numbers are in use.*: wait until {D + 10}"):
+    with pytest.raises(KeyRingRuleError, match=f"all ten key numbers are in use.*: wait until {D + 12}"):
         ring(key(0, -9, 2), key(1, None, None, 2), *(key(n, None, 4) for n in range(2, 10))).free_number(D + -3)
 
 
 def test_a_number_is_used_again_only_when_its_last_tag_is_dead() -> None:
     """Two keys under one number would refuse each other's tags."""
     old = ring(key(0, 0, 5))
-    with pytest.raises(KeyRingRuleError, match=f"key number 0 is in use: tags made with it are alive until {D + 12}"):
-        old.with_key(key(0, 20), D + 12)
+    with pytest.raises(KeyRingRuleError, match=f"key number 0 is in use: tags made with it are alive until {D + 14}"):
+        old.with_key(key(0, 20), D + 14)
     new = replace(key(0, 20), secret=Secret(b"new"))
-    assert old.with_key(new, D + 13).keys == (new,)
+    assert old.with_key(new, D + 15).keys == (new,)
     with pytest.raises(KeyRingRuleError, match="key number 0 is in use: tags made with it are alive for as long as it"):
         ring(key(0, 0)).with_key(key(0), D + 9999)
     with pytest.raises(KeyRingRuleError, match="use another number"):
-        ring(key(0, 0, None, 0)).with_key(key(0), D + 7)
+        ring(key(0, 0, None, 0)).with_key(key(0), D + 9)
 
 
 def test_a_newcomer_signs_only_where_no_key_does() -> None:
@@ -346,8 +346,8 @@ def test_a_revoked_keys_plan_does_not_hinder() -> None:
         (lambda one: one.with_revoked(5, D), "there is no key 5"),
         (lambda one: one.pruned(0, D), "key 0 is needed: tags made with it may be alive: retire it first"),
         (lambda one: one.pruned(1, D), "key 1 is needed: tags made with it may be alive: retire it first"),
-        (lambda one: one.pruned(2, D), "may be alive until 2026-11-28: prune it on 2026-11-29 or later"),
-        (lambda one: one.pruned(3, D), "may be alive until 2026-11-30: prune it on 2026-12-01 or later"),
+        (lambda one: one.pruned(2, D), "may be alive until 2026-11-30: prune it on 2026-12-01 or later"),
+        (lambda one: one.pruned(3, D), "may be alive until 2026-12-02: prune it on 2026-12-03 or later"),
         (lambda one: one.pruned(5, D), "there is no key 5"),
     ],
 )
@@ -388,7 +388,7 @@ def test_revoking_a_key_that_waits_gives_its_days_back() -> None:
 
 def test_only_spent_keys_are_pruned() -> None:
     """A key leaves the ring when no tag of it is alive, revoked or not."""
-    one = ring(key(0, 0), key(1), key(2, -20, -8), key(3, -8, -7), key(4, -20, None, -8), key(5, -20, None, -7))
+    one = ring(key(0, 0), key(1), key(2, -20, -10), key(3, -10, -9), key(4, -20, None, -10), key(5, -20, None, -9))
     assert [each.number for each in one.prunable(D)] == [2, 4]
     assert [each.number for each in one.pruned(2, D).pruned(4, D).keys] == [0, 1, 3, 5]
 
