@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from batv.config import InboundSettings, OutboundSettings, Settings
     from batv.keyring import KeyRings
     from batv.observe.event import Observer
+    from batv.stage import Stage
     from batv.store.rings import RingStore
 
 __all__ = ["Service", "Source"]
@@ -93,6 +94,7 @@ class Service:
         directions: which proxies to run; those that the settings do not have are an error.
         observer: told of every event.
         clock: returns POSIX seconds.
+        stages: makes what each proxy asks about paths; None for signing and verifying.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Service:
         directions: Sequence[Direction],
         observer: Observer,
         clock: Callable[[], float] = time.time,
+        stages: Callable[[Settings, Direction], Stage] | None = None,
     ) -> None:
         self._source = source
         self._directions = directions
         self._observer = observer
         self._clock = clock
+        self._stages = stages or _stage
         self._settings = source.settings()
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
@@ -208,7 +212,7 @@ class Service:
         hostname = settings.smtp.hostname or socket.gethostname()
         side = Side(
             direction=direction,
-            stage=_stage(settings, direction),
+            stage=self._stages(settings, direction),
             marks=direction is Direction.INBOUND and settings.policy.marks,
             rings=lambda: self._keys.rings,
             next_hop=NextHop(listener.next_hop, settings.next_hop, hostname),
@@ -241,7 +245,7 @@ class Service:
         side, door = proxy.side, proxy.door
         side.hostname = door.hostname = settings.smtp.hostname or socket.gethostname()
         side.settings = door.settings = settings.smtp
-        side.stage = _stage(settings, proxy.direction)
+        side.stage = self._stages(settings, proxy.direction)
         side.marks = proxy.direction is Direction.INBOUND and settings.policy.marks
         side.journal = self._journal
         side.quarantine = Quarantine(Path(settings.state.directory) / "quarantine")
