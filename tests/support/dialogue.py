@@ -54,9 +54,10 @@ from typing import TYPE_CHECKING, Any, Final
 from batv.observe.event import Direction, printable
 from batv.tag import shorten
 from tests.support.relay import (
-    RING,
     SILENT_RING,
+    USUAL,
     Relay,
+    World,
     badly_tagged,
     expired,
     merged,
@@ -366,8 +367,8 @@ async def _play(dialogue: Dialogue, folder: Path) -> None:
     next_hop = _NextHop(dialogue)
     port = await next_hop.start()
     try:
-        ring = RING if dialogue.signs else SILENT_RING
-        async with running(folder, dialogue.direction, port, dialogue.settings, ring) as relay:
+        world = USUAL if dialogue.signs else World(SILENT_RING)
+        async with running(folder, dialogue.direction, port, dialogue.settings, world) as relay:
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             player = _Player(dialogue, relay, next_hop, _Wire(reader, writer))
             try:

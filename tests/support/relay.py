@@ -32,10 +32,13 @@ __all__ = [
     "LOOPS",
     "RING",
     "SILENT_RING",
+    "USUAL",
     "Relay",
+    "World",
     "badly_tagged",
     "expired",
     "merged",
+    "noon",
     "running",
     "signed",
     "signed_behind",
@@ -50,7 +53,12 @@ FIXED_DAY: Final = Day.from_iso("2026-03-10")
 
 _SECONDS_A_DAY: Final = 86_400
 _EPOCH: Final = Day.from_iso("1970-01-01")
-_NOON: Final = float((FIXED_DAY - _EPOCH) * _SECONDS_A_DAY + _SECONDS_A_DAY // 2)
+
+
+def noon() -> float:
+    """Return POSIX seconds at noon of the fixed day, in UTC."""
+    return float((FIXED_DAY - _EPOCH) * _SECONDS_A_DAY + _SECONDS_A_DAY // 2)
+
 
 _BEGUN: Final = Day.from_iso("2026-01-01")
 _KEY: Final = Key(3, Secret(b"published: the secret of tests"), _BEGUN, signs_from=_BEGUN)
@@ -63,6 +71,23 @@ SILENT_RING: Final = KeyRing(_BEGUN, (replace(_KEY, signs_from=None),))
 _FOREIGN_KEY: Final = Key(8, Secret(b"published: a key of another site"), _BEGUN, signs_from=_BEGUN)
 
 _EXPIRED_DAYS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a proxy finds around it.
+
+    Attributes:
+        ring: the keys.
+        clock: returns POSIX seconds.
+    """
+
+    ring: KeyRing = RING
+    clock: Callable[[], float] = noon
+
+
+USUAL: Final = World()
+"""The published ring, at noon of the fixed day."""
 
 
 def _loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -157,7 +182,7 @@ async def running(
     direction: Direction,
     next_hop_port: int,
     changes: Mapping[str, Any] | None = None,
-    ring: KeyRing = RING,
+    world: World = USUAL,
 ) -> AsyncIterator[Relay]:
     """Run one proxy until the block ends, then drain it.
 
@@ -166,13 +191,13 @@ async def running(
         direction: which proxy.
         next_hop_port: where the next hop listens on 127.0.0.1.
         changes: settings that differ from these: one domain of ours, limits of two seconds for the next hop.
-        ring: the keys.
+        world: ring and clock.
     """
     keys = folder / "keys"
     keys.mkdir(mode=0o700)
     file = keys / "default.ring"
     file.touch(mode=0o600)
-    file.write_bytes(ring_octets(ring))
+    file.write_bytes(ring_octets(world.ring))
     base = {
         "keys": {"directory": str(keys)},
         "state": {"directory": str(folder / "var")},
@@ -186,7 +211,7 @@ async def running(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: crashes.append(str(context)))
     events: list[Event] = []
     source = Source(lambda: settings, lambda _: RingStore(keys))
-    service = Service(source, [direction], events.append, lambda: _NOON)
+    service = Service(source, [direction], events.append, world.clock)
     await service.start()
     port = service.addresses(direction)[0].port
     state = folder / "var"
