@@ -1,0 +1,233 @@
+"""The DATA scanner against a slow and obvious reference: every short word of hostile octets, in pieces of any size."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from batv.smtp.data import DataScanner, Unstuffer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LETTERS: Final = (b"\r", b"\n", b".", b"\0", b" ", b"a")
+
+# What servers take for the end of a message that is none. Source: the published lists on SMTP smuggling, Postfix's
+# history, and the line ends that str.splitlines knows.
+SEQUENCES: Final = [
+    b"\n.\n",
+    b"\n.\r",
+    b"\r.\n",
+    b"\r.\r",
+    b"\n.\r\n",
+    b"\r.\r\n",
+    b"\r\n.\n",
+    b"\r\n.\r",
+    b"\r\n.\r\r\n",
+    b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n",
+    b"\n\n.\r\n",
+    b"\r\n\r.\r\n",
+    b"\r\n\n.\r\n",
+    b"\r\n. \r\n",
+    b"\r\n.\t\r\n",
+    b"\r\n .\r\n",
+    b"\r\n\x0b.\r\n",
+    b"\r\n\x0c.\r\n",
+    b"\r\n\x85.\r\n",
+    b"\r\n\xe2\x80\xa8.\r\n",
+    b"\r\n\xe2\x80\xa9.\r\n",
+    b"\r\n\x1c.\r\n",
+    b"\r\n..\r\n",
+    b"\r\n..\n",
+    b"\r\n...\r\n",
+    b"\n..\r\n",
+]
+
+
+def reference(octets: bytes) -> tuple[bytes | None, bytes, int, bool]:
+    """Return what must be sent on, the rest, the octets received and whether some were bare, one octet at a time.
+
+    The first is None where the end is not there.
+    """
+    end = (b"\r\n" + octets).find(b"\r\n.\r\n")
+    if end < 0:
+        return None, b"", 0, False
+    message, rest = octets[:end], octets[end + 3 :]
+    lines: list[tuple[bytes, bool]] = []  # the line, and whether the client's own CRLF ended it
+    line, at, bare = b"", 0, False
+    while at < len(message):
+        octet = message[at : at + 1]
+        if message[at : at + 2] == b"\r\n":
+            lines.append((line, True))
+            line, at = b"", at + 2
+            continue
+        bare = bare or octet in b"\r\n\0"
+        if octet == b"\n":
+            lines.append((line, False))
+            line = b""
+        else:
+            line += b" " if octet in b"\r\0" else octet
+        at += 1
+    assert not line, "a message ends with the CRLF before its final dot"
+    out = b""
+    own = True
+    for text, own_end in lines:
+        made_by_us = text.startswith(b".") and (not own or (text == b"." and not own_end))
+        out += (b"." if made_by_us else b"") + text + b"\r\n"
+        own = own_end
+    return out, rest, len(message), bare
+
+
+def scan(pieces: Iterable[bytes]) -> tuple[bytes | None, bytes, int, bool]:
+    """Return what the scanner makes of the pieces, as `reference` does."""
+    scanner = DataScanner()
+    out = []
+    left = b""
+    for piece in pieces:
+        if scanner.done:
+            left += piece
+        else:
+            out.append(scanner.feed(piece))
+    if not scanner.done:
+        return None, b"", 0, False
+    return b"".join(out), scanner.rest + left, scanner.octets, scanner.bare
+
+
+def ends_for_anybody(message: bytes) -> list[bytes]:
+    """Return the ends that a lenient server finds in what was sent on: any CR or LF before a dot and after it."""
+    text = (b"\r\n" + message).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\0", b"")
+    return [text[at : at + 3] for at in range(len(text)) if text[at : at + 3] == b"\n.\n"]
+
+
+def splits(octets: bytes) -> Iterator[tuple[bytes, ...]]:
+    """Yield the octets whole, octet by octet, and in two pieces in every way."""
+    yield (octets,)
+    yield tuple(octets[at : at + 1] for at in range(len(octets)))
+    for at in range(1, len(octets)):
+        yield octets[:at], octets[at:]
+
+
+def check(octets: bytes, ways: Iterable[tuple[bytes, ...]]) -> None:
+    """Assert that the scanner does what the reference does, and that nothing can be taken for an end.
+
+    Args:
+        octets: what the client sends after the 354.
+        ways: ways in which the octets come in pieces.
+    """
+    wanted = reference(octets)
+    for pieces in ways:
+        assert scan(pieces) == wanted, pieces
+    message = wanted[0]
+    if message is not None:
+        assert message.count(b"\r") == message.count(b"\n") == message.count(b"\r\n")
+        assert b"\0" not in message
+        assert not ends_for_anybody(message)
+
+
+def test_every_short_word_is_read_as_the_reference_reads_it() -> None:
+    """No combination of line ends, dots and NULs may end a message early, or look like an end to the next hop."""
+    for length in range(6):
+        for letters in product(LETTERS, repeat=length):
+            octets = b"x" + b"".join(letters) + b"y\r\n.\r\n"
+            check(octets, splits(octets))
+
+
+def test_every_word_of_six_is_read_as_the_reference_reads_it() -> None:
+    """Longer words, whole and octet by octet."""
+    for letters in product(LETTERS, repeat=6):
+        octets = b"x" + b"".join(letters) + b"y\r\n.\r\n"
+        check(octets, ((octets,), tuple(octets[at : at + 1] for at in range(len(octets)))))
+
+
+def test_every_word_at_the_very_start_is_read_as_the_reference_reads_it() -> None:
+    """The line end of the DATA command counts, so that a dot may come first."""
+    for length in range(5):
+        for letters in product(LETTERS, repeat=length):
+            octets = b"".join(letters) + b"\r\n.\r\nQUIT\r\n"
+            check(octets, splits(octets))
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES, ids=range(len(SEQUENCES)))
+def test_what_only_looks_like_an_end_ends_nothing(sequence: bytes) -> None:
+    """A second message smuggled behind it would go out under our name."""
+    smuggled = b"MAIL FROM:<s@remote.example>\r\nRCPT TO:<v@local.example>\r\nDATA\r\nSubject: smuggled\r\n\r\nx"
+    octets = b"Subject: a\r\n\r\nbody" + sequence + smuggled + b"\r\n.\r\nQUIT\r\n"
+    check(octets, splits(octets))
+    message, rest, _, _ = scan((octets,))
+    assert message is not None
+    assert message.endswith(b"x\r\n")
+    assert rest == b"QUIT\r\n"
+
+
+def test_a_bare_line_end_before_a_crlf_does_not_hide_the_end() -> None:
+    """CR CRLF . CRLF holds the client's own CRLF.CRLF."""
+    for sequence in (b"\r\r\n.\r\n", b"\n\r\n.\r\n", b"\0\r\n.\r\n"):
+        message, rest, _, bare = scan((b"body" + sequence + b"QUIT\r\n",))
+        assert message is not None
+        assert rest == b"QUIT\r\n"
+        assert bare
+
+
+def test_words_by_chance_are_read_as_the_reference_reads_them_in_pieces_of_any_size() -> None:
+    """Long messages, many pieces; the memory that is held back does not depend on them."""
+    chance = random.Random(5321)
+    words = [*LETTERS, b"\r\n", b"\r\n", b"\r\n.", b"..", b"\n.\n", b"text", b"\r\n..", b"\xff"]
+    for _ in range(3000):
+        octets = b"".join(chance.choice(words) for _ in range(chance.randrange(40))) + b"\r\n.\r\nNOOP\r\n"
+        cuts = sorted(chance.randrange(len(octets) + 1) for _ in range(chance.randrange(8)))
+        pieces = [octets[a:b] for a, b in zip([0, *cuts], [*cuts, len(octets)], strict=True)]
+        check(octets, (tuple(pieces),))
+
+
+def test_a_clean_message_goes_on_octet_for_octet() -> None:
+    """Signatures over the body must hold: dots that the client stuffed stay as they are."""
+    message = b"Subject: a\r\n\r\n..dot\r\n. x\r\n..\r\n\r\n\t \xff\x80\x01\r\nlast\r\n"
+    for pieces in splits(message + b".\r\nQUIT\r\n"):
+        scanner = DataScanner()
+        out = b"".join(scanner.feed(piece) for piece in pieces if not scanner.done)
+        assert (out, scanner.octets, scanner.bare, scanner.done) == (message, len(message), False, True)
+
+
+def test_an_empty_message_is_a_message() -> None:
+    """A dot right after the 354."""
+    assert scan((b".\r\n",)) == (b"", b"", 0, False)
+    assert scan((b".", b"\r", b"\n", b"QUIT\r\n")) == (b"", b"QUIT\r\n", 0, False)
+    assert scan((b"", b".\r\nRSET\r\nQUIT\r\n")) == (b"", b"RSET\r\nQUIT\r\n", 0, False)
+    assert scan((b"\r\n.\r\n",)) == (b"\r\n", b"", 2, False)
+
+
+def test_nothing_but_the_start_of_an_end_is_held_back() -> None:
+    """Memory must not grow with the message, nor may a client keep a line waiting."""
+    scanner = DataScanner()
+    seen = 0
+    for piece in (b"a", b"a" * 100_000, b"b\r", b"\n", b".", b"\r", b"c", b"\r\n.x", b"\r\n"):
+        out = scanner.feed(piece)
+        seen += len(piece)
+        held = seen - scanner.octets
+        assert 0 <= held <= 4
+        assert out or held
+    assert not scanner.done
+    assert scanner.rest == b""
+
+
+def unstuffed(message: bytes) -> bytes:
+    """Return a message line by line without the first dot of each line that has one."""
+    lines = message.split(b"\r\n")
+    return b"\r\n".join(line.removeprefix(b".") for line in lines)
+
+
+def test_a_kept_message_has_its_dots_as_the_author_wrote_them() -> None:
+    """The quarantine's files are mail, not what goes over the wire; in pieces of any size."""
+    words = (b"\r\n", b".", b"a")
+    for length in range(6):
+        for letters in product(words, repeat=length):
+            message = b"".join(letters) + b"\r\n"
+            for pieces in splits(message):
+                stuffer = Unstuffer()
+                out = b"".join(stuffer.feed(piece) for piece in pieces) + stuffer.finish()
+                assert out == unstuffed(message), pieces
+                assert stuffer.finish() == b""
