@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.support.next_hop import Answer, RecordingNextHop, Stage
-from tests.support.service import SERVE, ServiceProcess
+from tests.support.service import LOOPS, SERVE, ServiceProcess
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
@@ -27,10 +27,12 @@ def next_hop() -> Iterator[RecordingNextHop]:
         yield hop
 
 
-@pytest.fixture(scope="module")
-def service(next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service for all tests."""
-    with ServiceProcess(tmp_path_factory.mktemp("service"), next_hop.address) as running:
+@pytest.fixture(scope="module", params=list(LOOPS))
+def service(
+    next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ServiceProcess]:
+    """A service for all tests, on each event loop: they differ in what they tell of a connection that ends."""
+    with ServiceProcess(tmp_path_factory.mktemp("service"), next_hop.address, code=LOOPS[request.param]) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.support.next_hop import CLOSE, RESET, SILENCE, Answer, RecordingNextHop, Stage
-from tests.support.service import SERVE, ServiceProcess
+from tests.support.service import LOOPS, SERVE, ServiceProcess
 from tests.support.smtp_client import Heard, SmtpClient
 
 if TYPE_CHECKING:
@@ -99,17 +99,27 @@ def next_hop() -> Iterator[RecordingNextHop]:
         yield hop
 
 
+@pytest.fixture(scope="module", params=list(LOOPS))
+def code(request: pytest.FixtureRequest) -> str:
+    """What the service runs, for each event loop: they differ in what they tell of a connection that ends."""
+    return LOOPS[request.param]
+
+
 @pytest.fixture(scope="module")
-def patient(next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def patient(
+    next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory, code: str
+) -> Iterator[ServiceProcess]:
     """A service that no slow machine makes impatient."""
-    with ServiceProcess(tmp_path_factory.mktemp("patient"), next_hop.address, _PATIENT) as service:
+    with ServiceProcess(tmp_path_factory.mktemp("patient"), next_hop.address, _PATIENT, code=code) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def impatient(next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def impatient(
+    next_hop: RecordingNextHop, tmp_path_factory: pytest.TempPathFactory, code: str
+) -> Iterator[ServiceProcess]:
     """A service that gives a silent next hop up soon."""
-    with ServiceProcess(tmp_path_factory.mktemp("impatient"), next_hop.address, _IMPATIENT) as service:
+    with ServiceProcess(tmp_path_factory.mktemp("impatient"), next_hop.address, _IMPATIENT, code=code) as service:
         yield service
 
 
@@ -293,7 +303,7 @@ NextHopConnection.command = harsh
 
 
 @pytest.mark.parametrize(
-    ("code", "flow", "stage", "failure"),
+    ("broken", "flow", "stage", "failure"),
     [
         pytest.param(_EARLY_250, _OUTBOUND, Stage.DOT, _LATER, id="250-before-the-next-hop"),
         pytest.param(_EARLY_250, _GENUINE, Stage.DOT, CLOSE, id="250-before-the-next-hop-closes"),
@@ -303,11 +313,11 @@ NextHopConnection.command = harsh
     ],
 )
 def test_a_broken_relay_does_not_pass_these_checks(  # noqa: PLR0913, PLR0917 -- the services and the cell
-    next_hop: RecordingNextHop, tmp_path: Path, code: str, flow: Flow, stage: Stage, failure: Failure
+    next_hop: RecordingNextHop, tmp_path: Path, broken: str, flow: Flow, stage: Stage, failure: Failure
 ) -> None:
     """A table that nothing could fail would say nothing."""
     with (
-        broken_relay(tmp_path, next_hop, code) as service,
+        broken_relay(tmp_path, next_hop, broken) as service,
         pytest.raises(AssertionError, match=r"never 5yz|hears of it|250 only|is taken|without 250"),
     ):
         check(next_hop, service, flow, stage, failure)

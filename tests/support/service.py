@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Self
 
-__all__ = ["SECRET", "SERVE", "ServiceProcess", "full_disk", "today"]
+__all__ = ["LOOPS", "SECRET", "SERVE", "ServiceProcess", "full_disk", "today"]
 
 SECRET: Final = b"canary-secret-of-32-octets-long!"
 """The secret of the ring's key 0."""
 
 SERVE: Final = "from batv.cli import main; main()"
 """What the process runs; a test may put something before it."""
+
+LOOPS: Final = {"as-installed": SERVE, "asyncio": f"import sys; sys.modules['uvloop'] = None; {SERVE}"}
+"""What the process runs for each event loop: uvloop where it is installed, or asyncio's own whatever is installed."""
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 _SECONDS: Final = 60.0
