@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -87,6 +88,33 @@ def test_a_quarantine_that_vanishes_keeps_the_message_with_its_client(
             assert (await client.say(b"DATA"))[:3] == b"354"
             relay.quarantine.rmdir()
             assert await client.say(b"Subject: x\r\n.") == LATER
+            assert list(relay.quarantine.parent.glob("*/*")) == []
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_quarantine_that_was_full_for_a_while_keeps_no_message_with_a_hole(loop: str, tmp_path: Path) -> None:
+    """Where a piece of the message could not be kept, the message stays with its client, though the rest could be."""
+    limit = 20_000
+
+    async def test() -> None:
+        changes = {"domains": {"example.com": {"on_forged": "quarantine"}}}
+        async with recorded(tmp_path, Direction.INBOUND, changes) as (client, _, relay):
+            await client.say(b"MAIL FROM:<>")
+            assert await client.say(FORGED) == RECIPIENT_OK
+            assert (await client.say(b"DATA"))[:3] == b"354"
+            (under_way,) = (relay.quarantine.parent / "tmp").iterdir()
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                await client.pieces([b"x" * 998 + b"\r\n"] * 40)
+                while under_way.stat().st_size < limit:  # noqa: ASYNC110 -- a file system tells nobody
+                    await asyncio.sleep(0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert await client.say(b"end\r\n.") == LATER
             assert list(relay.quarantine.parent.glob("*/*")) == []
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
