@@ -33,8 +33,7 @@ class DomainPolicy:
 
     def left_alone(self, mailbox: Mailbox) -> ForeignForm | None:
         """Return the form for which this address is neither signed nor judged, or None."""
-        form = foreign_form(mailbox) if self.leave_forms else None
-        return form if form in self.leave_forms else None
+        return foreign_form(mailbox, self.leave_forms) if self.leave_forms else None
 
     @property
     def marks(self) -> bool:

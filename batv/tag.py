@@ -20,9 +20,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from batv.address import MAX_LOCAL_PART_OCTETS, MAX_MAILBOX_OCTETS, Mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = [
     "TAG_OCTETS",
@@ -171,11 +174,16 @@ _FOREIGN: Final = {
 }
 
 
-def foreign_form(mailbox: Mailbox) -> ForeignForm | None:
-    """Return which other system's form the local part has, or None. A well-formed tag of ours is never another's."""
+def foreign_form(mailbox: Mailbox, among: Collection[ForeignForm] = tuple(ForeignForm)) -> ForeignForm | None:
+    """Return which other system's form the local part has, or None. A well-formed tag of ours is never another's.
+
+    Args:
+        mailbox: the address.
+        among: the forms that are looked for; an address may have more than one.
+    """
     if take_off(mailbox) is not None:
         return None
-    return next((form for form, pattern in _FOREIGN.items() if pattern.match(mailbox.local)), None)
+    return next((form for form in ForeignForm if form in among and _FOREIGN[form].match(mailbox.local)), None)
 
 
 _IN_TEXT = re.compile(r"(prvs=[0-9]{4}[0-9a-f]{2})[0-9a-f]{4}(?![0-9a-f])", re.IGNORECASE)

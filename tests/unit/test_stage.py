@@ -1,0 +1,326 @@
+"""The waist: what the outbound stage signs, and what the inbound stage lets through, strips and calls forged."""
+
+from __future__ import annotations
+
+import pytest
+
+from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
+from batv.day import Day
+from batv.keyring import Key, KeyRing, KeyRings, Secret
+from batv.mac import Case
+from batv.policy import DomainPolicy, Policy
+from batv.signing import Style
+from batv.smtp.path import parse_mail, parse_rcpt
+from batv.stage import Client, SigningStage, Stage, VerifyingStage
+from batv.tag import ForeignForm, Placement
+from batv.verdict import FORGED, Decision, Disposition, Verdict
+
+TODAY = Day.from_iso("2026-11-23")
+CLIENT = Client("127.0.0.1", "client.example")
+RING = KeyRing(TODAY, (Key(0, Secret(b"secret"), TODAY, 7, TODAY),))
+RINGS = KeyRings(RING)
+POLICY = Policy(
+    {
+        b"local.example": DomainPolicy(),
+        b"lists.example": DomainPolicy(Disposition.REJECT, frozenset({ForeignForm.SRS})),
+        b"mark.example": DomainPolicy(Disposition.MARK),
+        b"pass.example": DomainPolicy(Disposition.PASS),
+        b"keep.example": DomainPolicy(Disposition.QUARANTINE),
+    },
+    frozenset({b"hosted.example"}),
+)
+SIGNING = SigningStage(POLICY)
+VERIFYING = VerifyingStage(POLICY)
+SENDER = parse_mail(b"FROM:<ann@peer.example>").path
+
+
+def signed(path: str, rings: KeyRings = RINGS, stage: SigningStage = SIGNING) -> Decision[ReversePath]:
+    """Return what the outbound stage says of a reverse path."""
+    return stage.sender(parse_mail(b"FROM:" + path.encode()).path, CLIENT, rings, TODAY)
+
+
+def judged(
+    path: str, reverse_path: ReversePath = NULL_REVERSE_PATH, rings: KeyRings = RINGS, day: Day = TODAY
+) -> Decision[ForwardPath]:
+    """Return what the inbound stage says of a forward path; of a bounce, unless said otherwise."""
+    return VERIFYING.recipient(reverse_path, parse_rcpt(b"TO:" + path.encode()).path, CLIENT, rings, day)
+
+
+def tagged(address: str, day: Day = TODAY) -> str:
+    """Return an address as the outbound stage signs it on a day."""
+    decision = SIGNING.sender(parse_mail(f"FROM:<{address}>".encode()).path, CLIENT, RINGS, day)
+    assert decision.verdict is Verdict.SIGNED
+    return decision.path.octets.decode()
+
+
+def test_a_sender_of_ours_is_signed() -> None:
+    """The path keeps all octets but for the tag."""
+    decision = signed("<Joe@Local.Example>")
+    assert (decision.verdict, decision.disposition) == (Verdict.SIGNED, Disposition.REWRITE)
+    assert decision.path.octets == b"<prvs=078700bef8=Joe@Local.Example>"
+    assert decision.path.mailbox == Mailbox.parse(b"prvs=078700bef8=Joe@Local.Example")
+    assert (decision.reason, decision.key_number, decision.status) == ("signed with key 0", 0, None)
+    routed = signed("<@a,@b:joe@local.example>").path.octets
+    assert routed.startswith(b"<@a,@b:prvs=0787")
+
+
+def test_the_style_is_the_sites() -> None:
+    """Placement and case come from the settings."""
+    stage = SigningStage(POLICY, Style(Case.EXACT, Placement.SUBADDRESS))
+    octets = signed("<Joe@Local.Example>", stage=stage).path.octets
+    assert octets.startswith(b"<Joe+prvs=0787")
+    assert b"00bef8" not in octets
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("<>", "null sender"),
+        ("<joe@peer.example>", "peer.example is not a domain of ours"),
+        ("<joe@sub.local.example>", "sub.local.example is not a domain of ours"),
+        ("<joe@hosted.example>", "hosted.example is not a domain of ours"),
+        ("<prvs=0787abcdef=joe@local.example>", "carries a tag already"),
+        ("<joe+prvs=0787abcdef@local.example>", "carries a tag already"),
+        ("<joe%peer.example@local.example>", "local part with a routing character"),
+        (f"<{'x' * 49}@local.example>", "local part too long for a tag"),
+        ("<SRS0=HHH=TT=peer.example=joe@lists.example>", "leave_forms has srs"),
+    ],
+)
+def test_what_is_not_signed_goes_as_it_came(path: str, why: str) -> None:
+    """The log says why; not one octet changes."""
+    decision = signed(path)
+    assert (decision.verdict, decision.disposition) == (Verdict.UNSIGNED, Disposition.PASS)
+    assert decision.path.octets == path.encode()
+    assert (decision.reason, decision.key_number) == (f"unsigned: {why}", None)
+
+
+def test_forms_of_others_are_signed_where_they_were_not_named() -> None:
+    """Only what a site leaves to another system goes without a tag."""
+    assert signed("<SRS0=HHH=TT=peer.example=joe@local.example>").verdict is Verdict.SIGNED
+    assert signed("<joe+SRS=HHHH=TT=peer.example=joe@lists.example>").verdict is Verdict.SIGNED
+
+
+@pytest.mark.parametrize(
+    "rings", [KeyRings(None), KeyRings(KeyRing(TODAY)), KeyRings(RING, {b"local.example": KeyRing(TODAY)})]
+)
+def test_without_a_key_mail_is_deferred(rings: KeyRings) -> None:
+    """Mail that went out unsigned could not get its bounces back; the client keeps it and tries again."""
+    decision = signed("<joe@local.example>", rings)
+    assert (decision.verdict, decision.disposition) == (Verdict.UNSIGNED, Disposition.DEFER)
+    assert decision.path.octets == b"<joe@local.example>"
+    assert "make one with 'batv key new'" in decision.reason
+
+
+def test_a_domain_signs_with_its_own_ring() -> None:
+    """And only that domain."""
+    own = KeyRing(TODAY, (Key(4, Secret(b"own"), TODAY, 7, TODAY),))
+    rings = KeyRings(RING, {b"lists.example": own})
+    assert signed("<joe@Lists.example>", rings).key_number == 4
+    assert signed("<joe@local.example>", rings).key_number == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["<joe@peer.example>", "<prvs=0787abcdef=joe@local.example>", "<Postmaster>", "<@a:u@d>"]
+)
+def test_the_outbound_stage_changes_no_forward_path(path: str) -> None:
+    """Whoever may submit mail may write to anybody."""
+    forward = parse_rcpt(b"TO:" + path.encode()).path
+    decision = SIGNING.recipient(SENDER, forward, CLIENT, RINGS, TODAY)
+    assert decision == Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, forward, "outbound")
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict"),
+    [
+        ("<>", Verdict.NOT_JUDGED),
+        ("<joe@peer.example>", Verdict.NOT_A_BOUNCE),
+        ("<prvs=0787abcdef=joe@local.example>", Verdict.NOT_A_BOUNCE),
+    ],
+)
+def test_the_inbound_stage_changes_no_reverse_path(path: str, verdict: Verdict) -> None:
+    """Whoever may be reached may be written to."""
+    reverse = parse_mail(b"FROM:" + path.encode()).path
+    decision = VERIFYING.sender(reverse, CLIENT, RINGS, TODAY)
+    assert decision == Decision(verdict, Disposition.PASS, reverse, "inbound")
+
+
+@pytest.mark.parametrize("domain", ["local.example", "lists.example", "mark.example", "pass.example", "keep.example"])
+@pytest.mark.parametrize("local", ["joe", "Joe", '"a b"', "=u", "a..b", "jörg", "u+prvs=", "prvs=joe", "btv1==0==u"])
+def test_a_bounce_to_what_was_signed_comes_home(domain: str, local: str) -> None:
+    """Whatever the domain does with forged ones."""
+    path = tagged(f"{local}@{domain}")
+    for day in (TODAY + -1, TODAY, TODAY + 7):
+        decision = judged(path, day=day)
+        assert (decision.verdict, decision.disposition) == (Verdict.VALID, Disposition.REWRITE)
+        assert decision.path.octets == f"<{local}@{domain}>".encode()
+        assert (decision.reason, decision.key_number) == ("tag good", 0)
+        assert decision.status == (b"valid" if domain == "mark.example" else None)
+
+
+FORGERIES = {
+    "<joe@{}>": (Verdict.UNTAGGED, "<joe@{}>", None, b"invalid, missing"),
+    "<joe+tag@{}>": (Verdict.UNTAGGED, "<joe+tag@{}>", None, b"invalid, missing"),
+    "<prvs=x=joe@{}>": (Verdict.MALFORMED, "<prvs=x=joe@{}>", None, b"invalid, malformed"),
+    "<prvs=0787abcdef=@{}>": (Verdict.MALFORMED, "<prvs=0787abcdef=@{}>", None, b"invalid, malformed"),
+    "<prvs=9787abcdef=joe@{}>": (Verdict.UNKNOWN_KEY, "<joe@{}>", 9, b"invalid, unknown-key"),
+    "<prvs=0787000000=joe@{}>": (Verdict.BAD_SIGNATURE, "<joe@{}>", 0, b"invalid, bad-signature"),
+    "<joe+prvs=0787000000@{}>": (Verdict.BAD_SIGNATURE, "<joe@{}>", 0, b"invalid, bad-signature"),
+}
+
+
+@pytest.mark.parametrize(("form", "wanted"), FORGERIES.items())
+@pytest.mark.parametrize(
+    ("domain", "disposition"),
+    [
+        ("local.example", Disposition.DISCARD),
+        ("lists.example", Disposition.REJECT),
+        ("mark.example", Disposition.MARK),
+        ("pass.example", Disposition.PASS),
+        ("keep.example", Disposition.QUARANTINE),
+    ],
+)
+def test_a_forged_bounce_gets_what_the_domain_wants(
+    form: str, wanted: tuple[Verdict, str, int | None, bytes], domain: str, disposition: Disposition
+) -> None:
+    """With the bare path, so that the next hop can be asked about the recipient, or have the message."""
+    verdict, bare, number, status = wanted
+    decision = judged(form.format(domain))
+    assert (decision.verdict, decision.disposition) == (verdict, disposition)
+    assert decision.path.octets == bare.format(domain).encode()
+    assert decision.key_number == number
+    assert decision.status == (status if domain == "mark.example" else None)
+    assert decision.verdict in FORGED
+
+
+def test_a_tag_past_its_day_is_forged() -> None:
+    """And one whose days have not begun."""
+    path = tagged("joe@mark.example")
+    for day in (TODAY + 8, TODAY + -2, TODAY + 500):
+        decision = judged(path, day=day)
+        assert (decision.verdict, decision.disposition) == (Verdict.EXPIRED, Disposition.MARK)
+        assert (decision.path.octets, decision.status) == (b"<joe@mark.example>", b"invalid, expired")
+
+
+@pytest.mark.parametrize(
+    ("path", "bare"),
+    [
+        ("<prvs=0787000000=joe@local.example>", "<joe@local.example>"),
+        ("<joe+prvs=9787000000@lists.example>", "<joe@lists.example>"),
+        ('<"prvs=0787000000=a b"@local.example>', '<"a b"@local.example>'),
+        ("<prvs=0787000000=prvs=0787000000=joe@local.example>", "<prvs=0787000000=joe@local.example>"),
+        ("<prvs=0787000000==u@local.example>", "<=u@local.example>"),
+    ],
+)
+def test_on_mail_that_is_no_bounce_one_tag_is_taken_off_whatever_it_is_worth(path: str, bare: str) -> None:
+    """People answer to signed senders, long after the tag has expired; such mail is never refused for its tag."""
+    decision = judged(path, SENDER)
+    assert (decision.verdict, decision.disposition) == (Verdict.NOT_A_BOUNCE, Disposition.REWRITE)
+    assert decision.path.octets == bare.encode()
+    assert decision.reason == "sender is not null; tag taken off"
+    assert decision.status is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["<joe@local.example>", "<prvs=x=joe@lists.example>", "<joe+prvs=@mark.example>", "<PRVS=0787=u@keep.example>"],
+)
+def test_mail_that_is_no_bounce_passes_without_a_tag(path: str) -> None:
+    """Most mail is."""
+    for rings in (RINGS, KeyRings(None)):
+        decision = judged(path, SENDER, rings)
+        assert (decision.verdict, decision.disposition) == (Verdict.NOT_A_BOUNCE, Disposition.PASS)
+        assert (decision.path.octets, decision.status) == (path.encode(), None)
+
+
+RELAYING = {
+    "<victim@remote.example>": "remote.example is not a domain of ours",
+    "<victim@sub.local.example>": "sub.local.example is not a domain of ours",
+    "<victim@local.example.remote.example>": "local.example.remote.example is not a domain of ours",
+    "<victim@[127.0.0.1]>": "[127.0.0.1] is not a domain of ours",
+    "<prvs=0787000000=victim@remote.example>": "remote.example is not a domain of ours",
+    "<@local.example:victim@remote.example>": "remote.example is not a domain of ours",
+    "<@remote.example:victim@local.example>": "source route",
+    "<@remote.example:victim@hosted.example>": "source route",
+    "<victim%remote.example@local.example>": "routing character in the local part",
+    "<remote.example!victim@local.example>": "routing character in the local part",
+    '<"victim@remote.example"@local.example>': "routing character in the local part",
+    "<victim%remote.example@hosted.example>": "routing character in the local part",
+    "<prvs=0787000000=victim%remote.example@local.example>": "routing character in the local part",
+    "<victim%remote.example+prvs=0787000000@local.example>": "routing character in the local part",
+    "<SRS0=a=b=c=victim%remote.example@lists.example>": "routing character in the local part",
+}
+
+
+@pytest.mark.parametrize(("path", "why"), RELAYING.items())
+@pytest.mark.parametrize("reverse_path", [NULL_REVERSE_PATH, SENDER], ids=["bounce", "mail"])
+def test_nothing_is_let_through_that_a_next_hop_could_relay(path: str, why: str, reverse_path: ReversePath) -> None:
+    """The next hop trusts us: we are its relay control, for bounces and other mail, before and after stripping."""
+    decision = judged(path, reverse_path)
+    assert (decision.verdict, decision.disposition) == (Verdict.FOREIGN, Disposition.REJECT)
+    assert (decision.path.octets, decision.reason) == (path.encode(), why)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("<Postmaster>", "postmaster without a domain"),
+        ("<joe@hosted.example>", "relay_domains has the domain"),
+        ("<prvs=0787abcdef=joe@Hosted.Example>", "relay_domains has the domain"),
+        ("<SRS0=HHH=TT=peer.example=joe@lists.example>", "leave_forms has the form"),
+        (f"<{'x' * 49}@local.example>", "local part too long for a tag"),
+    ],
+)
+def test_what_is_left_alone_outbound_is_not_judged_inbound(path: str, why: str) -> None:
+    """Its bounces are genuine without a tag."""
+    decision = judged(path)
+    assert (decision.verdict, decision.disposition) == (Verdict.NOT_JUDGED, Disposition.PASS)
+    assert (decision.path.octets, decision.reason, decision.status) == (path.encode(), why, None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "<joe@local.example>",
+        "<prvs=joe@local.example>",
+        "<prvs=0787abcdef=@local.example>",
+        f"<{'x' * 48}@local.example>",
+        f"<{'x' * 49}@local.example>",
+        "<SRS0=HHH=TT=peer.example=joe@lists.example>",
+        "<SRS0=HHH=TT=peer.example=joe@local.example>",
+        "<joe+SRS=HHHH=TT=peer.example=joe@lists.example>",
+        "<prvs=joe=0787abcdef@lists.example>",
+    ],
+)
+@pytest.mark.parametrize("placement", Placement)
+def test_both_sides_agree_on_what_is_signed(path: str, placement: Placement) -> None:
+    """Signed: the bounce to it is valid and one to the bare address forged. Unsigned: the bounce to it passes."""
+    out = signed(path, stage=SigningStage(POLICY, Style(placement=placement)))
+    back = judged(out.path.octets.decode())
+    bare = judged(path)
+    if out.verdict is Verdict.SIGNED:
+        assert (back.verdict, back.path.octets) == (Verdict.VALID, path.encode())
+        assert bare.verdict in FORGED
+    else:
+        assert (back.verdict, back.disposition) == (Verdict.NOT_JUDGED, Disposition.PASS)
+
+
+def test_tags_of_the_default_ring_stay_good_when_a_domain_gets_its_own() -> None:
+    """They are under way; after their lifetime the default ring's word counts no more."""
+    path = tagged("joe@local.example", TODAY)
+    own = KeyRing(TODAY, (Key(0, Secret(b"own"), TODAY, 7, TODAY),))
+    rings = KeyRings(RING, {b"local.example": own})
+    assert judged(path, rings=rings).verdict is Verdict.VALID
+    late = tagged("joe@local.example", TODAY + 9)
+    assert judged(late, rings=rings, day=TODAY + 9).verdict is Verdict.BAD_SIGNATURE
+
+
+def test_without_a_ring_no_bounce_is_genuine() -> None:
+    """Nothing of ours was ever signed."""
+    assert judged(tagged("joe@local.example"), rings=KeyRings(None)).verdict is Verdict.UNKNOWN_KEY
+
+
+def test_both_stages_are_stages() -> None:
+    """A proxy, and any other door, asks either in the same way."""
+    stages: list[Stage] = [SIGNING, VERIFYING]
+    for stage in stages:
+        assert stage.sender(NULL_REVERSE_PATH, CLIENT, RINGS, TODAY).path is NULL_REVERSE_PATH
