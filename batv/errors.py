@@ -15,6 +15,7 @@ __all__ = [
     "BatvError",
     "CannotCreateError",
     "ConfigError",
+    "CorpusError",
     "DayError",
     "IoError",
     "KeyRingDataError",
@@ -83,6 +84,12 @@ class ReplyError(BatvError):
     """A peer's octets that are no SMTP reply. Source: RFC 5321 section 4.2."""
 
     exit_status = 69
+
+
+class CorpusError(BatvError):
+    """A corpus of bounces that is damaged, or that was made for other circumstances."""
+
+    exit_status = 65
 
 
 class KeyRingDataError(BatvError):

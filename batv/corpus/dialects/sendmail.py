@@ -1,0 +1,105 @@
+"""Sendmail: all kinds of report, with the transcript of its session.
+
+Checked against reports that Sendmail 8.17 made, and older real ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from batv.corpus.dialects.report import (
+    Action,
+    Dialect,
+    Report,
+    headers_part,
+    message_part,
+    mixed,
+    rendered,
+    status_part,
+    text_part,
+)
+from batv.corpus.letters import date_text, token
+
+__all__ = ["SENDMAIL"]
+
+_LOWER: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_SUBJECTS: Final = {
+    Action.FAILED: "Returned mail: see transcript for details",
+    Action.DELAYED: "Warning: could not send message for past 4 hours",
+    Action.RELAYED: "Return receipt",
+    Action.EXPANDED: "Return receipt",
+    Action.DELIVERED: "Return receipt",
+}
+_AUTO: Final = {Action.FAILED: "failure", Action.DELAYED: "warning-timeout"}
+
+
+def _write(report: Report) -> bytes:
+    date = date_text(report.now)
+    arrived = date_text(report.letter.sent)
+    queue_id = token(report.rng, 14, _LOWER)
+    text = f"The original message was received at {arrived}\nfrom localhost [127.0.0.1]\n\n" + _text(report)
+    about_recipient = (
+        ("Final-Recipient", f"RFC822; {report.recipient}"),
+        ("Action", report.action.value),
+        ("Status", report.status),
+        ("Remote-MTA", f"DNS; {report.remote}"),
+        ("Diagnostic-Code", f"SMTP; {report.reply}"),
+        ("Last-Attempt-Date", date),
+    )
+    body_back = report.action is Action.FAILED
+    message = mixed(
+        (
+            ("Received", (f"from localhost (localhost)\n\tby {report.host} (8.17.1/8.17.1/Debian-2) id {queue_id};\n"
+             f"\t{date}")),
+            ("Date", date),
+            ("From", f"Mail Delivery Subsystem <MAILER-DAEMON@{report.host}>"),
+            ("Message-Id", f"<{report.message_id}.{queue_id}@{report.host}>"),
+            ("To", f"<{report.to}>"),
+            ("MIME-Version", "1.0"),
+            ("Content-Type", ("multipart/report; report-type=delivery-status;\n"
+             f'\tboundary="{queue_id}.{report.now}/{report.host}"')),
+            ("Subject", _SUBJECTS[report.action]),
+            ("Auto-Submitted", f"auto-generated ({_AUTO.get(report.action, 'return-receipt')})"),
+        ),
+        (
+            text_part(text, ()),
+            status_part(((("Reporting-MTA", f"dns; {report.host}"), ("Received-From-MTA", "DNS; localhost"),
+                          ("Arrival-Date", arrived)), about_recipient)),
+            message_part(report.letter.octets) if body_back else headers_part(report.letter.octets),
+        ),
+        "This is a MIME-encapsulated message\n",
+    )  # fmt: skip
+    return rendered(message)
+
+
+def _text(report: Report) -> str:
+    match report.action:
+        case Action.FAILED:
+            return (
+                "   ----- The following addresses had permanent fatal errors -----\n"
+                f"<{report.recipient}>\n    (reason: {report.reply})\n\n"
+                "   ----- Transcript of session follows -----\n"
+                f"... while talking to {report.remote}.:\n>>> DATA\n<<< {report.reply}\n"
+                f"550 5.1.1 <{report.recipient}>... User unknown\n<<< 503 5.5.1 Error: no valid recipients\n"
+            )
+        case Action.DELAYED:
+            return (
+                "   ----- The following addresses had transient non-fatal errors -----\n"
+                f"<{report.recipient}>\n\n   ----- Transcript of session follows -----\n"
+                f"<{report.recipient}>... Deferred: Connection timed out with {report.remote}.\n"
+                "Warning: message still undelivered after 4 hours\nWill keep trying until message is 5 days old\n"
+            )
+        case _:
+            what = {
+                Action.RELAYED: "(relayed to non-DSN-aware mailer)",
+                Action.EXPANDED: "(expanded by mailing list)",
+            }.get(report.action, "(successfully delivered to mailbox)")
+            return (
+                "   ----- The following addresses had successful delivery notifications -----\n"
+                f"<{report.recipient}>  {what}\n\n   ----- Transcript of session follows -----\n"
+                f"<{report.recipient}>... relayed; expect no further notifications\n"
+            )
+
+
+SENDMAIL: Final = Dialect("sendmail", frozenset(Action), _write)
+"""Sendmail, since 8.8."""
