@@ -43,13 +43,11 @@ class NextHopConnection(asyncio.Protocol):
     Attributes:
         capabilities: what the server offered in its reply to EHLO.
         reused: whether the connection has served a transaction before, so that the server may have closed it meanwhile.
-        silent: whether it was given up because no reply came in time: the client has waited as long as it may by then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.capabilities = Capabilities({})
         self.reused = False
-        self.silent = False
         self._loop = loop
         self._parser = ReplyParser()
         self._fault: NextHopFault | None = None
@@ -176,7 +174,7 @@ class NextHopConnection(asyncio.Protocol):
 
     async def _reply(self, waiting: asyncio.Future[Reply], seconds: float, what: str) -> Reply:
         if not waiting.done():
-            timer = self._loop.call_later(seconds, self._give_up, f"silent for {seconds:g} s after {what}")
+            timer = self._loop.call_later(seconds, self._break, f"silent for {seconds:g} s after {what}")
             try:
                 return await waiting
             finally:
@@ -186,10 +184,6 @@ class NextHopConnection(asyncio.Protocol):
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise self._fault
-
-    def _give_up(self, what: str) -> None:
-        self.silent = True
-        self._break(what)
 
     def _break(self, what: str) -> None:
         if self._fault is None:

@@ -78,6 +78,7 @@ _CROWDED: Final = Reply.of(421, "4.7.0 Too many connections")
 _SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Shutting down")
 
 _START_CONTENT: Final = 354
+_NO_SUCH_USER: Final = 550
 
 
 class Conversation(Protocol):
@@ -286,7 +287,8 @@ class ClientConnection(SMTP):
             self._send_away(_SHUTTING_DOWN)
 
     def cut(self) -> asyncio.Task[None] | None:
-        """End the session now; return the task that ends with it."""
+        """Send the client away and end the session now; return the task that ends with it."""
+        self._send_away(_SHUTTING_DOWN)
         task: asyncio.Task[None] | None = self._handler_coroutine
         if task is not None:
             task.cancel()
@@ -445,6 +447,9 @@ class ClientConnection(SMTP):
         reply = await self._open_conversation.rcpt(argument)
         if reply.positive:
             self._idle_commands = 0
+        elif reply.code == _NO_SUCH_USER:
+            # A client with many dead addresses is busy; their number is bounded by the recipients of a transaction.
+            self._idle_commands -= 1
         if sum(map(len, self._replies)) > _REPLY_GROUP_OCTETS:
             await self._flush()
         return reply

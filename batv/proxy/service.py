@@ -163,18 +163,20 @@ class Service:
 
     async def reload(self) -> bool:
         """Read settings and rings anew; return whether they are in force."""
+        journal = None
         try:
             settings = self._source.settings()
             for direction in self._directions:
                 self._listener_settings(settings, direction)
             keys = self._read_keys(settings)
-            journal = None
             if settings.state != self._settings.state or settings.journal != self._settings.journal:
                 journal = self._open_journal(settings)
             else:
                 self._journal.reopen()
             opened = await self._open_listeners(settings)
         except BatvError as error:
+            if journal is not None:
+                journal.close()
             self._notice(Level.ERROR, "reload refused, the old settings and keys stay", cause=error)
             return False
         self._settings, self._keys = settings, keys

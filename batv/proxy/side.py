@@ -33,7 +33,9 @@ class Recorder(Protocol):
 
 @dataclass(slots=True)
 class Side:
-    """What the sessions of a proxy share. A reload puts new values in; a transaction keeps those that it began with.
+    """What the sessions of a proxy share.
+
+    A reload puts new values in; a transaction keeps its stage, keys and next hop.
 
     Attributes:
         direction: which proxy.

@@ -4,8 +4,8 @@ Rules:
 
 1. What goes to the next hop for recipients that are forwarded goes over one connection, which no other transaction has
    meanwhile; a held recipient is asked about on another, and no transaction is left open there.
-2. MAIL may be said twice, on a second connection, when one that was kept for reuse turns out to be closed, not when it
-   is silent: the client would wait twice as long as clients do. Nothing else is ever repeated.
+2. MAIL may be said twice, on a second connection, when one that was kept for reuse turns out to be closed. Nothing else
+   is ever repeated. One limit holds for all that a command of the client takes, or it would not wait for the reply.
 3. After a fault nothing of what the client was promised stands: the transaction has failed, and ends in 451.
 4. A connection on which a message has begun is cut, not closed, unless the message has its dot.
 
@@ -14,8 +14,9 @@ Source: RFC 5321 sections 3.3 and 4.1.4.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from batv.net.next_hop import NextHopConnection, NextHopFault
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, printable
@@ -23,6 +24,8 @@ from batv.smtp.header import HeaderPeek, StatusField
 from batv.verdict import FORGED, Decision, Disposition
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from batv.address import ForwardPath, ReversePath
     from batv.day import Day
     from batv.errors import BatvError
@@ -43,6 +46,9 @@ _RESET_SECONDS: Final = 10.0
 """For the reply to RSET: the client waits meanwhile, and a slow one costs no more than a new connection."""
 
 _OFFER_GONE: Final = "the next hop no longer offers what the client was told"
+
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
@@ -134,17 +140,7 @@ class Transaction:
 
     async def open(self) -> Reply:
         """Say MAIL, and return the reply."""
-        line = self._mail_line
-        seconds = self.next_hop.settings.command_seconds
-        connection = await self._acquire()
-        try:
-            reply = await _said(connection, line, seconds)
-        except NextHopFault:
-            if not connection.reused or connection.silent:
-                raise
-            # It was closed while nobody used it, which no server announces.
-            connection = await self._acquire(fresh=True)
-            reply = await _said(connection, line, seconds)
+        connection, reply = await self._within_limit(self._mail())
         if reply.positive:
             self._connection = connection
         elif reply.intermediate:
@@ -300,28 +296,43 @@ class Transaction:
     def _still_offered(self, connection: NextHopConnection, parameters: bytes) -> bool:
         return not parameters or connection.capabilities.carries(parameters, self.offered)
 
-    async def _ask_apart(self, rcpt: bytes) -> Reply:
+    async def _within_limit(self, said: Coroutine[Any, Any, ResultT]) -> ResultT:
+        seconds = self.next_hop.settings.command_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await said
+        except TimeoutError as error:
+            raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
+
+    async def _mail(self) -> tuple[NextHopConnection, Reply]:
+        """Say MAIL on a connection that has no transaction, and return both it and the reply."""
+        line, seconds = self._mail_line, self.next_hop.settings.command_seconds
         connection = await self._acquire()
         try:
-            return await self._probe(connection, rcpt)
+            return connection, await _said(connection, line, seconds)
         except NextHopFault:
-            if not connection.reused or connection.silent:
+            if not connection.reused:
                 raise
-        return await self._probe(await self._acquire(fresh=True), rcpt)
+        # It was closed while nobody used it, which no server announces.
+        connection = await self._acquire(fresh=True)
+        return connection, await _said(connection, line, seconds)
 
-    async def _probe(self, connection: NextHopConnection, rcpt: bytes) -> Reply:
-        seconds = self.next_hop.settings.command_seconds
-        reply = await _said(connection, self._mail_line, seconds)
-        opened = reply.positive
-        if opened:
-            reply = await _said(connection, rcpt, seconds)
+    async def _ask_apart(self, rcpt: bytes) -> Reply:
+        """Ask about a recipient on a connection of its own, and leave no transaction there."""
+        connection, mail, reply = await self._within_limit(self._mail_and_rcpt(rcpt))
         if reply.intermediate:
             connection.abort()  # whatever it waits for now, a command of ours it is not
-        elif opened:
+        elif mail.positive:
             await self._reset(connection)
         else:
             self.next_hop.release(connection)
         return reply
+
+    async def _mail_and_rcpt(self, rcpt: bytes) -> tuple[NextHopConnection, Reply, Reply]:
+        connection, mail = await self._mail()
+        if not mail.positive:
+            return connection, mail, mail
+        return connection, mail, await _said(connection, rcpt, self.next_hop.settings.command_seconds)
 
     async def _reset(self, connection: NextHopConnection) -> None:
         seconds = min(self.next_hop.settings.command_seconds, _RESET_SECONDS)

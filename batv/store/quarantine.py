@@ -43,11 +43,17 @@ class Quarantine:
             IoError: the file cannot be made.
         """
         try:
-            for folder in ("", "tmp", "new", "cur"):  # one by one: the mode does not hold for parents
-                (self.directory / folder).mkdir(mode=0o700, exist_ok=True)
+            if not (self.directory / "cur").is_dir():
+                self._make()
             return QuarantinedMessage(self.directory, name, header)
         except OSError as error:
             raise _failed(self.directory, error) from error
+
+    def _make(self) -> None:
+        for name in ("", "tmp", "new", "cur"):  # one by one: the mode does not hold for parents
+            folder = self.directory / name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(folder.parent)
 
 
 class QuarantinedMessage:
@@ -86,11 +92,7 @@ class QuarantinedMessage:
             os.fsync(self._file)
             self._close()
             self._temporary.rename(self._final)
-            folder = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(self._final.parent)
         except OSError as error:
             self.abandon()
             raise _failed(self._directory, error) from error
@@ -115,6 +117,14 @@ class QuarantinedMessage:
         view = memoryview(octets)
         while view:
             view = view[os.write(self._file, view) :]
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _failed(directory: Path, error: OSError) -> IoError:

@@ -229,17 +229,17 @@ def test_a_tag_has_room_within_the_lengths_of_rfc_5321(local: int, domain: int, 
 
 def test_a_tag_does_not_show_its_signature() -> None:
     """Whoever reads a traceback or log must not be able to have a bounce delivered."""
-    assert repr(TAG) == "Tag(0787" + "78****)"
+    assert repr(TAG) == "Tag(0787******)"
     assert "788259" not in repr(take_off(put_on(box("u"), TAG, Placement.PREFIX)))
 
 
 @pytest.mark.parametrize(
     ("text", "short"),
     [
-        ("to=<prvs=0787788259=u@d>", "to=<prvs=078778****=u@d>"),
-        ("PRVS=0787ABCDEF=u@d u+prvs=0787abcdef@d", "PRVS=0787AB****=u@d u+prvs=0787ab****@d"),
-        ("prvs=0787788259", "prvs=078778****"),
-        ("prvs=0787788259=prvs=1234abcdef=u", "prvs=078778****=prvs=1234ab****=u"),
+        ("to=<prvs=0787788259=u@d>", "to=<prvs=0787******=u@d>"),
+        ("PRVS=0787ABCDEF=u@d u+prvs=0787abcdef@d", "PRVS=0787******=u@d u+prvs=0787******@d"),
+        ("prvs=0787788259", "prvs=0787******"),
+        ("prvs=0787788259=prvs=1234abcdef=u", "prvs=0787******=prvs=1234******=u"),
         ("prvs=07877882590=u", "prvs=07877882590=u"),
         ("prvs=078778825=u", "prvs=078778825=u"),
         ("nothing to hide", "nothing to hide"),
