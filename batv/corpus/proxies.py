@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +65,11 @@ class Findings:
     """What the proxy says of all recipients, and what it has put on record.
 
     Attributes:
-        told: the last finding for each.
+        told: what was found for each, in the order of the transactions.
         recorded: how often each is in the journal; None where there is no journal to be read.
     """
 
-    told: dict[Key, Finding] = field(default_factory=dict)
+    told: dict[Key, deque[Finding]] = field(default_factory=dict)
     recorded: Counter[Key] | None = None
 
     def observe(self, event: Event) -> None:
@@ -77,7 +77,22 @@ class Findings:
         if isinstance(event, TransactionEnded):
             for each in event.recipients:
                 key = (event.client, event.message_id, each.forward_path)
-                self.told[key] = Finding(each.verdict.value, each.disposition.value, each.reason)
+                self.add(key, Finding(each.verdict.value, each.disposition.value, each.reason))
+
+    def add(self, key: Key, finding: Finding) -> None:
+        """Take in one finding."""
+        self.told.setdefault(key, deque()).append(finding)
+
+    def take(self, key: Key) -> Finding | None:
+        """Return what was found for a recipient.
+
+        A client's transactions come in the order of the manifest. What has no Message-ID (a call-out) is told apart by
+        that alone: tags are cut short in the records. What has one may have come twice (452), and the last counts.
+        """
+        found = self.told.get(key)
+        if not found:
+            return None
+        return found[-1] if key[1] else found.popleft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +122,12 @@ class Proxy:
             file.seek(self.old_octets)
             lines = file.read().splitlines()
         recorded: Counter[Key] = Counter()
+        observed = bool(self.findings.told)
         for record in map(json.loads, lines):
             key = (record["client"], record["message_id"], record["forward_path"])
             recorded[key] += 1
-            self.findings.told.setdefault(key, Finding(record["verdict"], record["disposition"], record["reason"]))
+            if not observed:
+                self.findings.add(key, Finding(record["verdict"], record["disposition"], record["reason"]))
         self.findings.recorded = recorded
 
     def quarantined(self) -> list[bytes]:
@@ -199,5 +216,5 @@ async def running_proxy(settings: Settings, endpoint: Endpoint, sink: Sink) -> P
 
 
 def key_of(entry: Entry, message_id: str, recipient: Recipient) -> Key:
-    """Return under what a recipient stands in the findings."""
-    return (entry.client, printable(message_id.encode()), printable(recipient.forward_path.encode()))
+    """Return under what a recipient stands in the findings; the Message-ID as the journal prints it."""
+    return (entry.client, message_id, printable(recipient.forward_path.encode()))

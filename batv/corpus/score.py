@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from batv.corpus.classes import CLASSES
 from batv.corpus.manifest import Ending, Outcome
 from batv.corpus.proxies import Finding, key_of
-from batv.smtp.header import HeaderPeek
+from batv.observe.event import printable
 from batv.verdict import FORGED, STATUS_BY_VERDICT, Verdict
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ COLUMNS: Final = (
 """The columns of the matrix, in their order."""
 
 _NEWLINE: Final = re.compile(rb"\r\n|[\r\n\0]")
+_MESSAGE_ID: Final = re.compile(rb"(?im)^Message-ID[ \t]*:[ \t]*(?:\r\n[ \t]+)?([^\r\n]{1,998})")
 _STATUS_FIELD: Final = re.compile(rb"(?im)^X-Batv-Status[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 _OUR_STATUS: Final = re.compile(rb"X-Batv-Status: ([^\r\n]*)\r\n")
 _REJECTED_FROM: Final = 500
@@ -209,7 +210,7 @@ class _Scorer:
 
     def _fate(self, sent: Sent, name: str, message_id: str, recipient: Recipient, reply: Reply) -> Fate:
         key = key_of(sent.entry, message_id, recipient)
-        finding = self._proxy.findings.told.get(key)
+        finding = self._proxy.findings.take(key)
         faults: list[str] = []
         if reply.code >= _REJECTED_FROM:
             outcome = Outcome.REJECTED
@@ -307,10 +308,10 @@ def _without_status(content: bytes) -> bytes:
 
 
 def _message_id(content: bytes) -> str:
-    peek = HeaderPeek()
-    peek.feed(content)
-    peek.finish()
-    return peek.message_id
+    """Return the Message-ID as the journal prints it; empty where there is none."""
+    end = content.find(b"\r\n\r\n")
+    match = _MESSAGE_ID.search(content if end < 0 else content[: end + 2])
+    return printable(match[1].strip()) if match is not None else ""
 
 
 _QUARANTINE_FIELD: Final = re.compile(rb"(Return-Path|X-Original-To|X-Batv-Verdict): ([^\n]*)\n")
