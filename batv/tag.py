@@ -186,7 +186,7 @@ def foreign_form(mailbox: Mailbox, among: Collection[ForeignForm] = tuple(Foreig
     return next((form for form in ForeignForm if form in among and _FOREIGN[form].match(mailbox.local)), None)
 
 
-_IN_TEXT = re.compile(r"(prvs=[0-9]{4})[0-9a-f]{6}(?![0-9a-f])", re.IGNORECASE)
+_IN_TEXT = re.compile(r"(prvs=[0-9]{4})[0-9a-f]{6}", re.IGNORECASE)
 
 
 def shorten(text: str) -> str:

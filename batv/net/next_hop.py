@@ -9,7 +9,8 @@ Rules:
    beyond a limit: the connection is broken, and everybody who waits on it hears NextHopFault.
 2. 421 means that the server goes away, whatever the command was (RFC 5321 section 3.8): a fault too.
 3. A connection goes back for reuse only when no transaction is open on it; else the next user would meet
-   `503 nested MAIL command`, or worse, add recipients to another's message.
+   `503 nested MAIL command`, or worse, add recipients to another's message. Nor does one that has heard many errors
+   since its last message: servers slow such a connection down, and cut it, and that must not meet other people's mail.
 4. Nothing but the caller writes the final dot: a connection that is given up in the middle of a message is cut.
 
 Source: RFC 5321 sections 4.2, 4.5.3.2 and 3.8.
@@ -32,6 +33,9 @@ __all__ = ["NextHop", "NextHopConnection", "NextHopFault"]
 
 _GOES_AWAY: Final = 421
 
+_MAX_BURDEN: Final = 5
+"""Errors and RSETs without a message. Postfix delays from 10 errors on and cuts at 20; Exim cuts at 10 RSETs."""
+
 
 class NextHopFault(UnavailableError):  # noqa: N818 -- a fault is what the rules call it
     """The next hop is unreachable, silent, broken or gone. The text is for the log alone."""
@@ -43,11 +47,13 @@ class NextHopConnection(asyncio.Protocol):
     Attributes:
         capabilities: what the server offered in its reply to EHLO.
         reused: whether the connection has served a transaction before, so that the server may have closed it meanwhile.
+        burden: errors and RSETs since the last message that the server took.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.capabilities = Capabilities({})
         self.reused = False
+        self.burden = 0
         self._loop = loop
         self._parser = ReplyParser()
         self._fault: NextHopFault | None = None
@@ -119,36 +125,22 @@ class NextHopConnection(asyncio.Protocol):
         Raises:
             NextHopFault: there is none within so many seconds.
         """
-        return await self._reply(self.send(line), seconds, line[:4].decode("ascii", "replace"))
-
-    def send(self, line: bytes) -> asyncio.Future[Reply]:
-        """Send a command line, without its line end, and return the future of its reply.
-
-        Raises:
-            NextHopFault: the connection is broken already.
-        """
-        waiting: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting.append(waiting)
-        self._write(line + b"\r\n")
-        return waiting
-
-    async def replies(self, futures: list[asyncio.Future[Reply]], seconds: float) -> list[Reply]:
-        """Return the replies to commands that were sent in one group.
-
-        Raises:
-            NextHopFault: one of them did not come within so many seconds.
-        """
-        return [await self._reply(future, seconds, "a group of commands") for future in futures]
+        reply = await self._reply(self._send(line), seconds, line[:4].decode("ascii", "replace"))
+        if line == b".":
+            self.burden = 0
+        elif line == b"RSET" or reply.transient or reply.permanent:
+            self.burden += 1
+        return reply
 
     async def write(self, octets: bytes, seconds: float) -> None:
-        """Send octets of a message, and wait while the server takes none.
+        """Send octets of a message, and wait until the server has taken enough of what is under way.
 
         Raises:
-            NextHopFault: the connection broke, or the server took nothing for so many seconds.
+            NextHopFault: the connection broke, or that took longer than so many seconds.
         """
         self._write(octets)
         if self._paused is not None:
-            timer = self._loop.call_later(seconds, self._break, f"took nothing for {seconds:g} s")
+            timer = self._loop.call_later(seconds, self._break, f"took too little for {seconds:g} s")
             try:
                 await asyncio.shield(self._paused)
             finally:
@@ -165,6 +157,12 @@ class NextHopConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection, so that a message under way is never taken for complete."""
         self._break("cut by us")
+
+    def _send(self, line: bytes) -> asyncio.Future[Reply]:
+        waiting: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting.append(waiting)
+        self._write(line + b"\r\n")
+        return waiting
 
     def _write(self, octets: bytes) -> None:
         self._raise_fault()
@@ -225,13 +223,18 @@ class NextHop:
         """Return what the server offers, as heard within the last `idle_seconds`, or now.
 
         Raises:
-            NextHopFault: it cannot be asked.
+            NextHopFault: it cannot be asked; `last_known` tells what it offered when it could.
         """
         if self._known is not None and asyncio.get_running_loop().time() < self._known_until:
             return self._known
         connection = await self.acquire()
         self.release(connection)
         return connection.capabilities
+
+    @property
+    def last_known(self) -> Capabilities | None:
+        """What the server offered when it was last asked; None if it never was."""
+        return self._known
 
     async def acquire(self, *, fresh: bool = False) -> NextHopConnection:
         """Return a connection without a transaction, an unused one if there is one and none freshly made is wanted.
@@ -253,7 +256,7 @@ class NextHop:
         if not connection.usable:
             connection.abort()
             return
-        if self._closed:
+        if self._closed or connection.burden > _MAX_BURDEN:
             connection.close()
             return
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batv.tag import shorten
 
@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from batv.verdict import Disposition, Verdict
 
-__all__ = ["Direction", "Event", "Level", "Notice", "Observer", "RecipientOutcome", "TransactionEnded", "printable"]
+__all__ = [
+    "Direction",
+    "Event",
+    "Level",
+    "Notice",
+    "Observer",
+    "RecipientOutcome",
+    "TransactionEnded",
+    "clean",
+    "printable",
+]
 
 
 class Direction(Enum):
@@ -72,13 +82,14 @@ class TransactionEnded:
         client: address of the client.
         helo: what the client called itself.
         reverse_path: as the client gave it.
-        recipients: those that the client named, in their order.
+        recipients: those that the client named, in their order; of refused ones only the first.
         message_id: the message's Message-ID; empty if it has none or none was seen.
         size: octets of the message as received.
         relay: the next hop.
         reply: the last reply that the client got to the transaction.
         cause: what went wrong, for the log alone; empty if nothing did.
         null_sender: whether the reverse path is null.
+        unnamed: how many refused recipients are not among `recipients`.
     """
 
     time: float
@@ -95,6 +106,7 @@ class TransactionEnded:
     reply: str
     cause: str = ""
     null_sender: bool = False
+    unnamed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +124,22 @@ class Notice:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
+_MAX_OCTETS: Final = 1024
+"""Of a path, a name or a reply in an event: four times what RFC 5321 section 4.5.3.1.3 lets a path have."""
+
 Event: TypeAlias = TransactionEnded | Notice
 Observer: TypeAlias = "Callable[[Event], None]"
 
 
 def printable(octets: bytes) -> str:
-    """Return octets from a peer as text for an event: tags shortened, nothing that a terminal or a log would act on."""
-    text = octets.decode("utf-8", "backslashreplace")
+    """Return octets from a peer as text for an event, cut after 1024 of them and made clean."""
+    if len(octets) > _MAX_OCTETS:
+        octets = octets[:_MAX_OCTETS] + b"..."
+    return clean(octets.decode("utf-8", "backslashreplace"))
+
+
+def clean(text: str) -> str:
+    """Return text for an event: tags shortened, nothing in it that a terminal, or a reader of lines, would act on."""
     if not text.isprintable():
         text = "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text)
     return shorten(text)

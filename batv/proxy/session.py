@@ -81,7 +81,11 @@ class ProxySession:
     # Commands.
 
     async def hello(self, name: bytes, *, extended: bool) -> Reply:
-        """Answer EHLO with what the next hop offers and we can carry; with our own where it cannot be asked."""
+        """Answer EHLO with what the next hop offers and we can carry.
+
+        Where it cannot be asked: what it offered last, or all that we can carry. A client that needs an extension, and
+        is not offered it, would bounce the message; so it must come as far as MAIL, and hear 451.
+        """
         await self.reset()
         self._client = Client(self._client.address, printable(name))
         self._greeted = True
@@ -92,8 +96,9 @@ class ProxySession:
         try:
             self._offered = await self._side.next_hop.capabilities()
         except NextHopFault as fault:
-            self._warn("next hop does not answer", fault)
-        added = StatusField(b"invalid, bad-signature").added_octets if self._side.marks else 0
+            self._notice(Level.WARNING, "next hop does not answer", fault)
+            self._offered = self._side.next_hop.last_known or Capabilities.everything()
+        added = StatusField.MAX_OCTETS if self._side.marks else 0
         offered = self._offered.offered(self._side.settings.max_message_octets, added)
         return Reply(250, (hostname, *offered))
 
@@ -141,8 +146,9 @@ class ProxySession:
         transaction = self._transaction
         if transaction is None:
             return _SEQUENCE
-        if len(transaction.recipients) >= self._side.settings.max_recipients:
+        if transaction.named >= self._side.settings.max_recipients:
             return _TOO_MANY
+        transaction.named += 1
         try:
             rcpt = parse_rcpt(argument)
         except PathError as error:
@@ -156,7 +162,6 @@ class ProxySession:
             transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
         )
         recipient = Recipient(decision, rcpt.path.octets, _LATER)
-        transaction.recipients.append(recipient)
         if decision.verdict is Verdict.FOREIGN:
             recipient.reply = _NO_RELAY
         elif decision.status != transaction.status and not recipient.held and transaction.forwarded:
@@ -171,6 +176,7 @@ class ProxySession:
                     transaction.fail(fault)
             else:
                 recipient.reply = _RECIPIENT_OK if reply.positive and transaction.own_words else reply
+        transaction.remember(recipient)
         return recipient.reply
 
     async def data(self) -> Reply:
@@ -183,10 +189,11 @@ class ProxySession:
             return self._end(_LATER)
         if not forwarded and not held:
             return _SEQUENCE
-        if not forwarded and all(recipient.decision.disposition is Disposition.REJECT for recipient in held):
+        wanted = {recipient.decision.disposition for recipient in held}
+        if not forwarded and Disposition.REJECT in wanted and Disposition.QUARANTINE not in wanted:
             await transaction.reset()
             return await self._finish(transaction, _REJECTED)
-        if any(recipient.decision.disposition is Disposition.QUARANTINE for recipient in held):
+        if Disposition.QUARANTINE in wanted:
             try:
                 transaction.begin_quarantine()
             except BatvError as error:
@@ -239,22 +246,22 @@ class ProxySession:
             return await self._finish(transaction, _BARE)
         if transaction.failed:
             return await self._finish(transaction, _LATER)
-        reply = _OK
-        if goes_on:
-            try:
-                reply = await transaction.send_dot()
-            except NextHopFault as fault:
-                transaction.fail(NextHopFault(f"{fault}, after the final dot: it may have the message"))
-                return await self._finish(transaction, _LATER)
-        if not reply.positive:
-            return await self._finish(transaction, reply)
-        if transaction.quarantined is not None:
-            try:
+        try:
+            if transaction.quarantined is not None:
                 await asyncio.to_thread(transaction.quarantined.commit)
-            except BatvError as error:
-                transaction.fail(error)
-                return await self._finish(transaction, _LATER)
-        return await self._finish(transaction, _OK if transaction.own_words else reply)
+            if goes_on and transaction.held:
+                self._side.journal.check()
+        except BatvError as error:
+            transaction.fail(error)
+            return await self._finish(transaction, _LATER)
+        if not goes_on:
+            return await self._finish(transaction, _OK)
+        try:
+            reply = await transaction.send_dot()
+        except NextHopFault as fault:
+            transaction.fail(NextHopFault(f"{fault}, after the final dot: it may have the message"))
+            return await self._finish(transaction, _LATER)
+        return await self._finish(transaction, _OK if reply.positive and transaction.own_words else reply)
 
     async def reset(self) -> Reply:
         """Answer RSET."""
@@ -275,17 +282,25 @@ class ProxySession:
     # The end of a transaction.
 
     async def _finish(self, transaction: Transaction, reply: Reply) -> Reply:
-        """End a transaction with the reply to its message, or with another if a record that is owed cannot be kept."""
+        """End a transaction with the reply to its message, once that is on record.
+
+        Where it cannot be recorded that a message was discarded, the client keeps the message. Where the next hop has
+        taken it for other recipients that would have it delivered to them again and again: then the log line is the
+        record.
+        """
+        journal = self._side.journal
         event = transaction.ended(self._identifier, self._client, reply)
         try:
-            if self._side.journal.write(event) and self._side.journal.fsync:
-                await asyncio.to_thread(self._side.journal.sync)
+            if journal.write(event) and journal.fsync:
+                await asyncio.to_thread(journal.sync)
         except BatvError as error:
-            self._warn("journal not written", error)
-            if reply.positive and transaction.held:
+            self._notice(Level.ERROR, "journal not written", error)
+            transaction.cause = transaction.cause or f"journal not written: {error}"
+            if reply.positive and transaction.held and not transaction.forwarded:
                 reply = _LATER
-                transaction.cause = str(error)
-        return self._end(reply, transaction.cause)
+        if reply.permanent or reply.transient:
+            transaction.take_back()
+        return self._end(reply)
 
     def _end(self, reply: Reply, cause: str = "", *, heard: bool = True) -> Reply:
         """Close the transaction, whatever state it is in, and tell the observer."""
@@ -308,6 +323,6 @@ class ProxySession:
         self._count += 1
         return f"{self._identifier}.{self._count}"
 
-    def _warn(self, what: str, error: Exception) -> None:
+    def _notice(self, level: Level, what: str, error: Exception) -> None:
         fields = {"session": self._identifier, "relay": self._side.next_hop, "cause": error}
-        self._side.observer(Notice(Level.WARNING, what, fields))
+        self._side.observer(Notice(level, what, fields))

@@ -24,6 +24,9 @@ class Recorder(Protocol):
 
     fsync: bool
 
+    def check(self) -> None:
+        """Raise BatvError if a record could not be written now, as far as that can be told without writing one."""
+
     def write(self, event: TransactionEnded) -> bool:
         """Write the records of a transaction, and return whether it has any; raises BatvError if they are not kept."""
 

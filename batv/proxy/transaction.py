@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from batv.net.next_hop import NextHopConnection, NextHopFault
-from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, printable
+from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
 from batv.smtp.header import HeaderPeek, StatusField
 from batv.verdict import FORGED, Decision, Disposition
 
@@ -44,6 +44,9 @@ START_CONTENT: Final = 354
 _HELD: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
 _RESET_SECONDS: Final = 10.0
 """For the reply to RSET: the client waits meanwhile, and a slow one costs no more than a new connection."""
+
+_REFUSED_KEPT: Final = 100
+"""Recipients after which refused ones are only counted. A client of a list has fewer; a dictionary attack has more."""
 
 _OFFER_GONE: Final = "the next hop no longer offers what the client was told"
 
@@ -91,7 +94,8 @@ class Transaction:
         given: the reverse path as the client gave it.
         sender: what the stage said of it.
         parameters: those of MAIL, as written.
-        recipients: those that the client named, in their order.
+        named: how many recipients the client named.
+        recipients: those of them that were accepted, and the first of those that were not, in their order.
         status: value of the status field that the message is to carry, or None.
         cause: what went wrong, for the log alone.
         failed: whether it can only end in 451.
@@ -110,6 +114,7 @@ class Transaction:
     given: ReversePath
     sender: Decision[ReversePath]
     parameters: bytes
+    named: int = 0
     recipients: list[Recipient] = field(default_factory=list)
     status: bytes | None = None
     cause: str = ""
@@ -135,6 +140,11 @@ class Transaction:
     def own_words(self) -> bool:
         """Whether the client hears our words for a 2yz of the next hop: replies must not tell what a tag is worth."""
         return self.side.direction is Direction.INBOUND and self.given.null
+
+    def remember(self, recipient: Recipient) -> None:
+        """Keep a recipient: an accepted one always, others up to a number, so that refusals do not fill the memory."""
+        if recipient.accepted or len(self.recipients) < _REFUSED_KEPT:
+            self.recipients.append(recipient)
 
     # What is said to the next hop. Each raises NextHopFault where it is unreachable, silent, broken or gone.
 
@@ -212,6 +222,11 @@ class Transaction:
         else:
             connection.abort()
 
+    def take_back(self) -> None:
+        """Take the message out of the quarantine again: the client keeps it after all."""
+        if self.quarantined is not None:
+            self.quarantined.withdraw()
+
     def fail(self, error: BatvError) -> None:
         """Let the transaction end in 451 whatever comes: a part of what the client was promised cannot be kept."""
         self.failed = True
@@ -230,6 +245,8 @@ class Transaction:
         for recipient in self.held:
             header.append(("X-Original-To", printable(recipient.given)))
             header.append(("X-Batv-Verdict", f"{recipient.decision.verdict} ({recipient.decision.reason})"))
+        # After the verdicts, so that a message which begins with white space does not go on with one.
+        header.append(("X-Batv-Transaction", self.identifier))
         name = f"{self.side.clock():.6f}.{self.identifier}.batv"
         self.quarantined = self.side.quarantine.begin(name, header)
 
@@ -252,7 +269,7 @@ class Transaction:
                     printable(recipient.given),
                     decision.verdict,
                     decision.disposition,
-                    decision.reason,
+                    clean(decision.reason),
                     decision.key_number,
                     said if said and recipient.accepted else printable(str(recipient.reply).encode()),
                 )
@@ -266,7 +283,8 @@ class Transaction:
             helo=client.name,
             reverse_path=printable(self.given.octets),
             recipients=tuple(outcomes),
-            message_id=printable(self._peek.message_id.encode()),
+            message_id=printable(self._peek.message_id),
+            unnamed=self.named - len(self.recipients),
             size=self.octets,
             relay=str(self.next_hop),
             reply=said,

@@ -21,6 +21,9 @@ __all__ = ["Capabilities", "hidden_parameter"]
 
 _CARRIED: Final = (b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES")
 
+# SIZE without a number: no limit is known.
+_EVERYTHING: Final = dict.fromkeys((b"SIZE", *_CARRIED), b"")
+
 _HIDDEN_PARAMETERS: Final = frozenset(
     {
         b"AUTH",  # RFC 4954
@@ -71,6 +74,15 @@ class Capabilities:
             keyword, _, values = text.partition(b" ")
             found.setdefault(keyword.upper(), values)
         return cls(found)
+
+    @classmethod
+    def everything(cls) -> Capabilities:
+        """Return all that can be carried, for a client of a next hop that cannot be asked.
+
+        A client decides by EHLO alone that a message cannot be sent here, and bounces it. Once it says MAIL, it hears
+        451 for as long as the next hop is away.
+        """
+        return cls(dict(_EVERYTHING))
 
     def __contains__(self, keyword: object) -> bool:
         """Whether the keyword was offered."""

@@ -1,28 +1,32 @@
 """The header of a message on its way: a field put before it, fields of that name taken out, the Message-ID read.
 
-The header ends at the first empty line. Where a message has none, all of it counts as header, so that a field hidden
-behind a line that is no field does not get past. Both classes take what a DataScanner gives back: there every line
-ends with CRLF.
+Both classes take what a DataScanner gives back: every line ends with CRLF, and dots are stuffed, so that a line which
+the next hop sees as `X-Batv-Status: ...` may come here as `.X-Batv-Status: ...`. The header ends at the first empty
+line. Where a message has none, all of it counts as header, so that a field hidden behind a line that is no field
+does not get past.
 
-Source: RFC 5322 sections 2.2 and 3.6.4.
+Source: RFC 5322 sections 2.2, 3.6.4 and 4.5; RFC 5321 section 4.5.2.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import ClassVar, Final
 
 __all__ = ["HeaderPeek", "StatusField"]
 
-_NAME: Final = b"x-batv-status"
-# Some readers unfold lines first, so that the colon may come after a line end.
-_OURS = re.compile(rb"(?i)X-Batv-Status[ \t]*(?::|\r\n)")
-# Longest run of a line's first octets that may still turn out to be the field: its name and the white space after it
-# (RFC 5322 section 4.5 lets any amount stand there; more than this is nobody's).
-_UNDECIDED_OCTETS: Final = 256
+# The end of the header, or a field of ours: obsolete syntax lets any white space stand before the colon, and some
+# readers unfold lines first, so that the colon may stand on the next one.
+_STOP = re.compile(rb"(?im)^(?:(\r\n)|\.?X-Batv-Status[ \t]*+(?::[^\n]*+\n|\r\n))")
+_CONTINUATION = re.compile(rb"(?:\.?[ \t][^\n]*+\n)*+")
+_OURS_SO_FAR = re.compile(rb"(?i)\.?X-Batv-Status[ \t]*+(?::|\Z)")
+_CONTINUES = re.compile(rb"\.?[ \t]")
+
+_UNDECIDED_OCTETS: Final = 2048
+"""Octets of a line without an end that are held back; more than enough to see whose field it is."""
 
 _PEEK_OCTETS: Final = 16_384
-_MESSAGE_ID = re.compile(rb"(?im)^Message-ID[ \t]*:[ \t]*(?:\r\n[ \t]+)?([^\r\n]{1,998})")
+_MESSAGE_ID = re.compile(rb"(?im)^\.?Message-ID[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]{1,998})")
 
 
 class StatusField:
@@ -34,76 +38,82 @@ class StatusField:
 
     __slots__ = ("_body", "_held", "_in_line", "_prefix", "_taking")
 
+    MAX_OCTETS: ClassVar = len(b"X-Batv-Status: invalid, bad-signature\r\n")
+    """By how much a message grows at most."""
+
     def __init__(self, status: bytes | None) -> None:
         self._prefix = b"X-Batv-Status: %b\r\n" % status if status is not None else b""
         self._held = b""
-        self._in_line = False  # the octets to come continue a line that is let through or taken out
+        self._in_line = False  # the octets to come continue a line whose fate is decided
         # The field under way is taken out; a message that begins with white space would go on with ours.
         self._taking = status is not None
         self._body = False
-
-    @property
-    def added_octets(self) -> int:
-        """Octets by which the message grows at most."""
-        return len(self._prefix)
 
     def feed(self, octets: bytes) -> bytes:
         """Return what to send on of the octets."""
         if self._body:
             return octets
-        out = [self._prefix] if self._prefix else []
-        self._prefix = b""
+        out = [self._prefix]
         octets = self._held + octets
-        self._held = b""
-        at = 0
-        while at < len(octets):
-            if not self._in_line and not self._starts(octets, at):
-                break
-            if self._body:
-                out.append(octets[at:])
-                return b"".join(out)
-            end = octets.find(b"\r\n", at)
-            stop = end + 2 if end >= 0 else len(octets)
-            if end < 0 and octets.endswith(b"\r"):
-                stop -= 1
-                self._held = b"\r"
-            if not self._taking:
-                out.append(octets[at:stop])
-            self._in_line = end < 0
-            if self._held:
-                break
-            at = stop
+        self._prefix = self._held = b""
+        at = self._rest_of_line(octets, out) if self._in_line else 0
+        last = octets.rfind(b"\r\n", at)
+        if last >= 0:
+            at = self._whole_lines(octets, at, last + 2, out)
+        if at < len(octets) and not self._in_line:
+            self._begun_line(octets[at:], out)
         return b"".join(out)
 
     def finish(self) -> bytes:
-        """Return what was held: the start of a last line that was cut short."""
+        """Return what was held back, or the field where no octets came."""
         held, self._held = self._prefix + self._held, b""
         self._prefix = b""
-        return b"" if self._taking and self._in_line else held
+        return held
 
-    def _starts(self, octets: bytes, at: int) -> bool:
-        """Decide what the line that starts here is; False if more octets are needed, which are then held."""
-        if octets.startswith(b"\r\n", at):
-            self._body = True
-            return True
-        head = octets[at : at + _UNDECIDED_OCTETS]
-        if head[:1] in {b" ", b"\t"}:
-            return True  # continues the field before it, and shares its fate
-        if _OURS.match(head):
-            self._taking = True
-            return True
-        if len(head) < _UNDECIDED_OCTETS and b"\r\n" not in head and _may_be_ours(head):
-            self._held = head
-            return False
-        self._taking = False
-        return True
+    def _rest_of_line(self, octets: bytes, out: list[bytes]) -> int:
+        """Go on with a line whose fate is decided; return where the next one begins."""
+        end = octets.find(b"\r\n")
+        self._in_line = end < 0
+        if end < 0:
+            self._held = b"\r" if octets.endswith(b"\r") else b""
+        stop = end + 2 if end >= 0 else len(octets)
+        if not self._taking:
+            out.append(octets[: stop - len(self._held)])
+        return stop
 
+    def _whole_lines(self, octets: bytes, at: int, end: int, out: list[bytes]) -> int:
+        """Let lines through that end before `end`, but for fields of ours; return how far that went."""
+        if self._taking:
+            at = self._skipped(octets, at, end)
+        while at < end:
+            stop = _STOP.search(octets, at, end)
+            if stop is None:
+                out.append(octets[at:end])
+                return end
+            if stop[1] is not None:
+                self._body = True
+                out.append(octets[at:])
+                return len(octets)
+            out.append(octets[at : stop.start()])
+            at = self._skipped(octets, stop.end(), end)
+        return at
 
-def _may_be_ours(head: bytes) -> bool:
-    if head == b"\r":
-        return True
-    name = head.rstrip(b" \t\r")[: len(_NAME)].lower()
-    return _NAME.startswith(name) and (len(name) < len(_NAME) or not head[len(_NAME) :].strip(b" \t\r"))
+    def _skipped(self, octets: bytes, at: int, end: int) -> int:
+        continuation = _CONTINUATION.match(octets, at, end)
+        at = continuation.end() if continuation is not None else at
+        self._taking = at == end
+        return at
+
+    def _begun_line(self, octets: bytes, out: list[bytes]) -> None:
+        """Hold a line back whose end has not come, unless it is long enough to decide about it."""
+        if len(octets) <= _UNDECIDED_OCTETS:
+            self._held = octets
+            return
+        self._taking = bool(_OURS_SO_FAR.match(octets) or (self._taking and _CONTINUES.match(octets)))
+        self._in_line = True
+        self._held = b"\r" if octets.endswith(b"\r") else b""
+        if not self._taking:
+            out.append(octets[: len(octets) - len(self._held)])
 
 
 class HeaderPeek:
@@ -113,7 +123,7 @@ class HeaderPeek:
 
     def __init__(self) -> None:
         self._seen: bytes | None = b""
-        self.message_id = ""
+        self.message_id = b""
 
     def feed(self, octets: bytes) -> None:
         """Look at the next octets of the message."""
@@ -136,4 +146,4 @@ class HeaderPeek:
     def _read(self, header: bytes) -> None:
         match = _MESSAGE_ID.search(header)
         if match is not None:
-            self.message_id = match[1].strip().decode("utf-8", "backslashreplace")
+            self.message_id = match[1].strip()

@@ -26,10 +26,13 @@ from typing import Final
 from batv.address import DOMAIN, LOCAL_PART, NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
 from batv.errors import PathError
 
-__all__ = ["MailArgument", "RcptArgument", "keywords", "parameter", "parse_mail", "parse_rcpt"]
+__all__ = ["MAX_PATH_OCTETS", "MailArgument", "RcptArgument", "keywords", "parameter", "parse_mail", "parse_rcpt"]
 
 _ROUTE = rb"(?:@" + DOMAIN + rb"(?:,@" + DOMAIN + rb")*:)?"
 _PATH: Final = rb"(<" + _ROUTE + rb"(" + LOCAL_PART + rb")@(" + DOMAIN + rb")>)"
+MAX_PATH_OCTETS: Final = 1024
+"""Four times what RFC 5321 section 4.5.3.1.3 has everybody take; against paths that only fill memory and logs."""
+
 # The keyword follows the grammar, so that nothing after a path can be taken for another one; the value is anything.
 _PARAMETERS: Final = rb"((?: +[0-9A-Za-z][0-9A-Za-z-]*+(?:=[^ ]*+)?)*) *"
 
@@ -75,7 +78,7 @@ def parse_mail(argument: bytes) -> MailArgument:
         PathError: they do not follow the grammar.
     """
     match = _MAIL.fullmatch(argument)
-    if match is None:
+    if match is None or match.start(5) > MAX_PATH_OCTETS:
         raise PathError("the argument of MAIL is no reverse path")
     null, path, local, domain, parameters = match.groups()
     if null is not None:
@@ -93,7 +96,7 @@ def parse_rcpt(argument: bytes) -> RcptArgument:
         PathError: they do not follow the grammar.
     """
     match = _RCPT.fullmatch(argument)
-    if match is None:
+    if match is None or match.start(5) > MAX_PATH_OCTETS:
         relay_trick = _TWO_AT.fullmatch(argument) is not None
         raise PathError("the argument of RCPT is no forward path", relay_trick=relay_trick)
     postmaster, path, local, domain, parameters = match.groups()

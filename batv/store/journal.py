@@ -44,6 +44,10 @@ JOURNAL_FIELDS: Final = (
 """The fields of a record, in the order in which they are written."""
 
 
+_ROOM_OCTETS: Final = 65_536
+"""Less than this left on the disk counts as full: the records of a transaction may take as much."""
+
+
 class Journal:
     """Appends records to `journal.jsonl` in a folder.
 
@@ -73,8 +77,7 @@ class Journal:
         octets = "".join(_lines(event)).encode("utf-8")
         if not octets:
             return False
-        if not os.fstat(self._file).st_nlink:
-            self.reopen()  # somebody has removed the file: what is written to it now would be nowhere
+        self._follow()
         if self._torn:
             octets = b"\n" + octets
         try:
@@ -86,6 +89,20 @@ class Journal:
         if self._torn:
             raise IoError(f"cannot write {self.path}: the disk is full", "make room")
         return True
+
+    def check(self) -> None:
+        """Find out whether there is room for records.
+
+        Raises:
+            IoError: there is little or none.
+        """
+        self._follow()
+        try:
+            state = os.fstatvfs(self._file)
+        except OSError as error:
+            raise IoError(f"cannot write {self.path}: {error.strerror}", "mend the file system") from error
+        if state.f_bavail * state.f_frsize < _ROOM_OCTETS:
+            raise IoError(f"cannot write {self.path}: the disk is full", "make room")
 
     def sync(self) -> None:
         """Wait until the disk has what was written.
@@ -111,6 +128,10 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+    def _follow(self) -> None:
+        if not os.fstat(self._file).st_nlink:
+            self.reopen()  # somebody has removed the file: what is written to it now would be nowhere
 
     def _open(self) -> tuple[int, bool]:
         """Return the file, and whether it ends in the middle of a line."""

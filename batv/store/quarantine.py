@@ -87,21 +87,31 @@ class QuarantinedMessage:
         Raises:
             IoError: the message is not in the quarantine.
         """
+        # Whoever abandons the message meanwhile must not close the file under this thread's hands.
+        self._open = False
         try:
-            self._write(self._with_lf(self._unstuffer.finish()) + self._carry)
-            os.fsync(self._file)
-            self._close()
+            try:
+                self._write(self._with_lf(self._unstuffer.finish()) + self._carry)
+                os.fsync(self._file)
+            finally:
+                os.close(self._file)
             self._temporary.rename(self._final)
             _sync_folder(self._final.parent)
         except OSError as error:
-            self.abandon()
+            self.withdraw()
             raise _failed(self._directory, error) from error
 
     def abandon(self) -> None:
-        """Take the message away again; harmless once it is committed."""
+        """Take the message away unless it is committed. While that is being done elsewhere, it fails there."""
         self._close()
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Take the message away even if it is committed."""
+        self.abandon()
+        with suppress(OSError):
+            self._final.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._open:
