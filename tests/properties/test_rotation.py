@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -29,6 +30,7 @@ USER: Final = Mailbox.parse(b"joe@example.com")
 CLOCKS: Final = [(0, 0), (0, 1), (0, -1)]
 HORIZON: Final = range(-3, 60)
 numbers: Final = st.integers(KEY_NUMBERS[0], KEY_NUMBERS[-1])
+picks: Final = st.integers(0, 59)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Rotation(RuleBasedStateMachine):
         self.made = 0
         self.covered = False
         self.clocks = CLOCKS[0]
+        self.tidy = False
+
+    def picked(self, pick: int) -> int:
+        """Return the number of one of the keys."""
+        return self.ring.keys[pick % len(self.ring.keys)].number
 
     def live(self) -> list[Sent]:
         """Return the tags that some node may have to take, of revoked keys too."""
@@ -71,10 +78,11 @@ class Rotation(RuleBasedStateMachine):
             return False
         return True
 
-    @initialize(begin=st.integers(20_950, 21_010), clocks=st.sampled_from(CLOCKS))
-    def begin(self, begin: int, clocks: tuple[int, int]) -> None:
-        """Start on a day near a wrap of the stamps."""
+    @initialize(begin=st.integers(20_950, 21_010), clocks=st.sampled_from(CLOCKS), tidy=st.booleans())
+    def begin(self, begin: int, clocks: tuple[int, int], *, tidy: bool) -> None:
+        """Start on a day near a wrap of the stamps; a tidy administrator prunes each night, on the second node."""
         self.clocks = clocks
+        self.tidy = tidy
         self.today = Day(begin)
         self.ring = KeyRing(self.today)
 
@@ -83,6 +91,9 @@ class Rotation(RuleBasedStateMachine):
         """Time goes on; each day each node signs, as long as it has a key."""
         for _ in range(days):
             self.today += 1
+            if self.tidy:
+                self.prune_all(1)
+                self.every_live_tag_is_valid()
             self.every_node_signs()
 
     @rule()
@@ -119,9 +130,11 @@ class Rotation(RuleBasedStateMachine):
             if not covered:
                 self.covered = self.ring.unsigned_from(self.today) is None
 
-    @rule(number=numbers, ahead=st.integers(-1, 20))
-    def activate(self, number: int, ahead: int) -> None:
+    @precondition(lambda self: self.ring.keys)
+    @rule(pick=picks, ahead=st.integers(-1, 20))
+    def activate(self, pick: int, ahead: int) -> None:
         """`key activate`, or the second half of `key rotate`."""
+        number = self.picked(pick)
         if self.change(lambda ring: ring.activated(number, self.today, self.today + ahead)):
             assert ahead >= 0
             assert self.ring.signing_key(self.today + ahead).number == number
@@ -129,16 +142,20 @@ class Rotation(RuleBasedStateMachine):
             assert self.ring.unsigned_from(self.today + ahead) is None
             self.covered = self.covered or ahead == 0
 
-    @rule(number=numbers)
-    def retire(self, number: int) -> None:
+    @precondition(lambda self: self.ring.keys)
+    @rule(pick=picks)
+    def retire(self, pick: int) -> None:
         """`key retire`: only what signs today can leave a gap."""
+        number = self.picked(pick)
         signed = self.ring.signs(self.today) and self.ring.signing_key(self.today).number == number
         if self.change(lambda ring: ring.with_retired(number, self.today)) and signed:
             self.covered = False
 
-    @rule(number=numbers)
-    def revoke(self, number: int) -> None:
+    @precondition(lambda self: self.ring.keys)
+    @rule(pick=picks)
+    def revoke(self, pick: int) -> None:
         """`key revoke`: its tags are refused from now on."""
+        number = self.picked(pick)
         signed = self.ring.signs(self.today) and self.ring.signing_key(self.today).number == number
         key = self.ring.key(number)
         if self.change(lambda ring: ring.with_revoked(number, self.today)):
@@ -147,9 +164,10 @@ class Rotation(RuleBasedStateMachine):
             self.covered = self.covered and not signed
 
     @precondition(lambda self: self.ring.keys)
-    @rule(node=st.sampled_from([0, 1]), number=numbers)
-    def prune(self, node: int, number: int) -> None:
+    @rule(node=st.sampled_from([0, 1]), pick=picks)
+    def prune(self, node: int, pick: int) -> None:
         """`key prune` on either node: takes spent keys, and refuses each other one."""
+        number = self.picked(pick)
         day = self.today + self.clocks[node]
         spent = {key.number for key in self.ring.prunable(day)}
         in_use = {sent.key_number for sent in self.live()}
@@ -205,3 +223,19 @@ class Rotation(RuleBasedStateMachine):
 
 TestRotation = Rotation.TestCase
 TestRotation.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("clocks", CLOCKS, ids=["alike", "second early", "second late"])
+@pytest.mark.parametrize("lifetime", [1, 7, 30, 365])
+def test_a_key_that_stops_at_once_is_kept_until_its_last_tag_is_dead(clocks: tuple[int, int], lifetime: int) -> None:
+    """A node a day ahead has signed with tomorrow's stamp, and prunes a day before the other has done with the tag."""
+    site = Rotation()
+    site.begin(20_990, clocks, tidy=True)
+    site.make_key(lifetime, None)
+    site.days_pass(1)
+    assert {site.today + clock for clock in clocks} <= {sent.signed_on for sent in site.sent}
+    site.retire(0)
+    for _ in range(lifetime + 4):
+        site.days_pass(1)
+        site.every_live_tag_is_valid()
+    assert not site.ring.keys
