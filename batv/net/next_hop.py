@@ -215,6 +215,10 @@ class NextHop:
         self._known_until = 0.0
         self._closed = False
 
+    def same_as(self, other: NextHop) -> bool:
+        """Whether the other would talk to the same server in the same way."""
+        return (self.endpoint, self.settings, self._hostname) == (other.endpoint, other.settings, other._hostname)
+
     def __str__(self) -> str:
         """Return the address."""
         return str(self.endpoint)

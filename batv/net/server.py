@@ -10,7 +10,8 @@ Rules:
 1. A command ends with CRLF and holds no control character; anything else is refused, never repaired.
 2. After DATA nothing may have been sent before our 354: octets that have would be read as message by us and as
    commands by a peer that refuses DATA, or the other way round.
-3. Replies to commands that the client sent together go out together, none before it is known.
+3. Replies to commands that the client sent together go out together, none before it is known, and none is kept for
+   more than a second: a client that hears nothing from a slow next hop would give up, each time it tries.
 4. An error of ours is `451 4.3.0` with a bland text; the session goes on.
 5. A client that is gone before the final dot leaves no message; one that is gone after it changes nothing.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from batv.config import SmtpSettings
     from batv.observe.event import Observer
 
-__all__ = ["PRIVATE_NAMES", "ClientConnection", "Conversation", "Door"]
+__all__ = ["PRIVATE_NAMES", "UNIX_CLIENT", "ClientConnection", "Conversation", "Door"]
 
 PRIVATE_NAMES: Final = (
     "_cb_client_connected",
@@ -57,8 +59,14 @@ PRIVATE_NAMES: Final = (
 )
 """Attributes of aiosmtpd's SMTP that are overridden or set here though it does not document them."""
 
+UNIX_CLIENT: Final = "unix"
+"""What stands for the address of a client on a Unix socket."""
+
 _CHUNK_OCTETS: Final = 65_536
 _REPLY_GROUP_OCTETS: Final = 16_384
+_GROUPING_SECONDS: Final = 1.0
+"""For how long a reply waits for others to go out with it."""
+
 _CLOSING_SECONDS: Final = 5.0
 """Seconds for which a last reply may take to be sent, before the connection is cut."""
 
@@ -78,7 +86,6 @@ _CROWDED: Final = Reply.of(421, "4.7.0 Too many connections")
 _SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Shutting down")
 
 _START_CONTENT: Final = 354
-_NO_SUCH_USER: Final = 550
 
 
 class Conversation(Protocol):
@@ -230,6 +237,8 @@ class ClientConnection(SMTP):
         self._address = ""
         self._pending = b""
         self._replies: list[bytes] = []
+        self._grouping: asyncio.TimerHandle | None = None
+        self._refused_recipients = 0
         self._idle_commands = 0
         self._conversation: Conversation | None = None
         self._reading_command = False
@@ -240,13 +249,18 @@ class ClientConnection(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the session."""
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        # An address that is not there any more is nobody's, whatever the settings allow.
+        family = transport.get_extra_info("socket").family
+        self._address = UNIX_CLIENT if family == socket.AF_UNIX else str(peer[0]) if peer else ""
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the reading. The session itself goes on: a message after its final dot is still being answered."""
         self._lost = True
         self._disarm()
+        self._replies.clear()
+        if self._grouping is not None:
+            self._grouping.cancel()
         if self._abort_handle is not None:
             self._abort_handle.cancel()
         asyncio.StreamReaderProtocol.connection_lost(self, error)
@@ -303,7 +317,7 @@ class ClientConnection(SMTP):
                 self._send_away(conversation)
                 return
             self._conversation = conversation
-            self._replies.append(Reply.of(220, f"{self.hostname} ESMTP").octets)
+            self._queue(Reply.of(220, f"{self.hostname} ESMTP"))
             await self._converse(conversation)
         except (ConnectionError, TimeoutError):
             pass
@@ -339,30 +353,25 @@ class ClientConnection(SMTP):
             reply = await self._answer(conversation, line)
             if reply is None:
                 continue
-            self._replies.append(reply.octets)
+            self._queue(reply)
             if reply is _BYE or reply is _EARLY:
                 await self._flush()
                 return
             if self._idle_commands >= self._door.settings.max_idle_commands:
-                self._replies.append(_IDLING.octets)
+                self._queue(_IDLING)
                 await self._flush()
                 return
             if self._door.draining and not conversation.in_transaction:
-                self._replies.append(_SHUTTING_DOWN.octets)
+                self._queue(_SHUTTING_DOWN)
                 await self._flush()
                 return
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
-        if not line.endswith(b"\r"):
-            self._idle_commands += 1
-            return _SYNTAX
-        line = line[:-1]
-        if _CONTROL.search(line):
-            self._idle_commands += 1
-            return _SYNTAX
-        verb, _, argument = line.partition(b" ")
-        name = self._VERBS.get(verb.upper())
         self._idle_commands += 1
+        if not line.endswith(b"\r") or _CONTROL.search(line, 0, len(line) - 1):
+            return _SYNTAX
+        verb, _, argument = line[:-1].partition(b" ")
+        name = self._VERBS.get(verb.upper())
         if name is None:
             return _UNKNOWN
         handler: Callable[[bytes], Awaitable[Reply | None]] = getattr(self, name)
@@ -416,12 +425,22 @@ class ClientConnection(SMTP):
                 return None
             self._pending += octets
 
+    def _queue(self, reply: Reply) -> None:
+        self._replies.append(reply.octets)
+        if self._pending and self._grouping is None:
+            self._grouping = self.loop.call_later(_GROUPING_SECONDS, self._send_replies)
+
+    def _send_replies(self) -> None:
+        if self._grouping is not None:
+            self._grouping.cancel()
+            self._grouping = None
+        self._writer.write(b"".join(self._replies))
+        self._replies.clear()
+
     async def _flush(self) -> None:
         if not self._replies:
             return
-        octets = b"".join(self._replies)
-        self._replies.clear()
-        self._writer.write(octets)
+        self._send_replies()
         self._arm(self._door.settings.command_seconds)
         await self._writer.drain()
         self._disarm()
@@ -441,14 +460,18 @@ class ClientConnection(SMTP):
         return await self._open_conversation.hello(name, extended=extended)
 
     async def smtp_MAIL(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
+        self._refused_recipients = 0
         return await self._open_conversation.mail(argument)
 
     async def smtp_RCPT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
-        reply = await self._open_conversation.rcpt(argument)
+        conversation = self._open_conversation
+        busy = conversation.in_transaction
+        reply = await conversation.rcpt(argument)
         if reply.positive:
             self._idle_commands = 0
-        elif reply.code == _NO_SUCH_USER:
-            # A client with many dead addresses is busy; their number is bounded by the recipients of a transaction.
+        elif busy and self._refused_recipients < 2 * self._door.settings.max_recipients:
+            # A list with many dead addresses, or more addresses than one transaction takes, is no idling.
+            self._refused_recipients += 1
             self._idle_commands -= 1
         if sum(map(len, self._replies)) > _REPLY_GROUP_OCTETS:
             await self._flush()
@@ -485,7 +508,7 @@ class ClientConnection(SMTP):
             return reply
         if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 -- see rule 2
             return _EARLY
-        self._replies.append(reply.octets)
+        self._queue(reply)
         await self._flush()
         scanner = DataScanner()
         failed = False

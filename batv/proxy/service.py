@@ -13,6 +13,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 import time
@@ -26,7 +28,7 @@ from batv.config import Endpoint
 from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError, UnavailableError
 from batv.net.next_hop import NextHop
-from batv.net.server import Door
+from batv.net.server import UNIX_CLIENT, Door
 from batv.observe.event import Direction, Level, Notice
 from batv.proxy.session import ProxySession
 from batv.proxy.side import Side
@@ -51,6 +53,9 @@ _WATCH_SECONDS: Final = 2.0
 """Between two looks at the ring files; well under the 5 seconds that are promised."""
 
 _BACKLOG: Final = 1024
+_SOCKET_MODE: Final = 0o660
+"""Whoever shares our group may connect to a Unix socket."""
+
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
 
 
@@ -84,6 +89,12 @@ class _Proxy:
     door: Door
     networks: Sequence[IPv4Network | IPv6Network] = ()
     servers: dict[Endpoint, asyncio.Server] = field(default_factory=dict)
+
+    def close(self, endpoint: Endpoint) -> None:
+        """Stop listening there, and leave no socket file behind."""
+        self.servers.pop(endpoint).close()
+        if endpoint.path:
+            Path(endpoint.path).unlink(missing_ok=True)
 
 
 class Service:
@@ -193,8 +204,8 @@ class Service:
         self._notice(Level.INFO, "stopping", drain_seconds=self._settings.smtp.drain_seconds)
         doors = [proxy.door for proxy in self._proxies]
         for proxy in self._proxies:
-            for server in proxy.servers.values():
-                server.close()
+            for endpoint in list(proxy.servers):
+                proxy.close(endpoint)
             proxy.door.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.smtp.drain_seconds):
@@ -240,7 +251,7 @@ class Service:
         settings = self._settings
         listener = self._listener_settings(settings, proxy.direction)
         for endpoint in set(proxy.servers) - set(listener.listen):
-            proxy.servers.pop(endpoint).close()
+            proxy.close(endpoint)
         proxy.servers.update(opened)
         for endpoint, server in opened.items():
             self._tell_where(proxy, endpoint, server)
@@ -252,9 +263,10 @@ class Service:
         side.journal = self._journal
         side.quarantine = Quarantine(Path(settings.state.directory) / "quarantine")
         proxy.networks = _clients(settings, proxy.direction)
-        if (listener.next_hop, settings.next_hop) != (side.next_hop.endpoint, side.next_hop.settings):
+        next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname)
+        if not side.next_hop.same_as(next_hop):
             side.next_hop.close()
-            side.next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname)
+            side.next_hop = next_hop
 
     @staticmethod
     def _listener_settings(settings: Settings, direction: Direction) -> OutboundSettings | InboundSettings:
@@ -374,8 +386,10 @@ def _clients(settings: Settings, direction: Direction) -> Sequence[IPv4Network |
 
 
 def _allowed(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    if address == UNIX_CLIENT:
+        return True  # the mode of the socket says who may connect
     if not address:
-        return True  # a Unix socket: its mode says who may connect
+        return False
     client = ip_address(address.partition("%")[0])
     mapped = client.ipv4_mapped if isinstance(client, IPv6Address) else None
     return any((mapped or client) in network for network in networks)
@@ -387,11 +401,30 @@ def _bound(endpoint: Endpoint, server: asyncio.Server) -> list[Endpoint]:
     return [Endpoint(host=name[0], port=name[1]) for name in (each.getsockname() for each in server.sockets)]
 
 
+def _refuse_taken(endpoint: Endpoint) -> None:
+    # The event loop takes a socket file that is there for one left behind, and puts its own in its place.
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)  # noqa: FBT003 -- the standard library's signature
+        try:
+            client.connect(endpoint.path)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _open_to_group(endpoint: Endpoint) -> None:
+    Path(endpoint.path).chmod(_SOCKET_MODE)
+
+
 async def _server(door: Door, endpoint: Endpoint) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
         if endpoint.path:
-            return await loop.create_unix_server(door.connection, endpoint.path, backlog=_BACKLOG)
+            _refuse_taken(endpoint)
+            server = await loop.create_unix_server(door.connection, endpoint.path, backlog=_BACKLOG)
+            _open_to_group(endpoint)
+            return server
         return await loop.create_server(door.connection, endpoint.host, endpoint.port, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:  # the latter for what no host can be called
         said = error.strerror if isinstance(error, OSError) else None
