@@ -1,4 +1,4 @@
-"""Courier: failures, delays and successes."""
+"""Courier: failures, delays and successes. Not checked against a real one yet."""
 
 from __future__ import annotations
 

@@ -5,19 +5,17 @@ Their reports carry a page for people in quoted-printable, on premises as HTML a
 
 from __future__ import annotations
 
-from email.message import MIMEPart
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from batv.corpus.dialects.report import Action, Dialect, Report, head, message_part, mixed, rendered, status_part
+from batv.corpus.dialects.report import Action, Dialect, Report, encoded, message_part, mixed, rendered, status_part
 from batv.corpus.letters import date_text, token
-
-if TYPE_CHECKING:
-    from email.message import Message
 
 __all__ = ["EXCHANGE", "EXCHANGE_ONLINE"]
 
 _HEX: Final = "0123456789abcdef"
+_HTML: Final = 'text/html; charset="us-ascii"'
+_PLAIN: Final = 'text/plain; charset="us-ascii"'
 _PAGE: Final = """\
 <html>
 <Head></head><body>
@@ -104,7 +102,7 @@ def _on_premises(report: Report) -> bytes:
             ("MIME-Version", "1.0"),
         ),
         (
-            _text(page, "html"),
+            encoded(page, _HTML),
             status_part(
                 (
                     (("Reporting-MTA", f"dns; {report.host}"),),
@@ -137,7 +135,7 @@ def _online(report: Report) -> bytes:
     )
     both = mixed(
         (("Content-Type", f'multipart/alternative; differences=Content-Type;\n\tboundary="{inner}"'),),
-        (_text(text, "plain"), _text(page + "</html>\n", "html")),
+        (encoded(text, _PLAIN), encoded(page + "</html>\n", _HTML)),
     )
     message = mixed(
         (
@@ -170,17 +168,6 @@ def _online(report: Report) -> bytes:
         ),
     )  # fmt: skip
     return rendered(message)
-
-
-def _text(text: str, subtype: str) -> Message:
-    # The library encodes; the fields are put in the order in which Exchange has them.
-    encoded = MIMEPart()
-    encoded.set_content(text, subtype=subtype, charset="us-ascii", cte="quoted-printable")
-    part = head(
-        (("Content-Type", f'text/{subtype}; charset="us-ascii"'), ("Content-Transfer-Encoding", "quoted-printable"))
-    )
-    part.set_payload(encoded.get_payload())
-    return part
 
 
 def _guid(report: Report) -> str:

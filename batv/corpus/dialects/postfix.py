@@ -1,6 +1,6 @@
 """Postfix: five kinds of report, three parts each.
 
-Checked against reports that Postfix 3.7.11 made, and older real ones.
+Checked against reports that Postfix 3.7.11 made for the purpose, and older real ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from batv.corpus.dialects.report import (
     Action,
     Dialect,
     Report,
-    headers_part,
+    encoded,
+    header_text,
     message_part,
     mixed,
     rendered,
+    returned,
     status_part,
-    text_part,
 )
 from batv.corpus.letters import date_text, token
 
@@ -60,7 +61,8 @@ receive no further notifications. Otherwise you may still receive
 notifications of mail delivery errors from other systems.
 """
 _TEXTS: Final = {Action.FAILED: _FAILED, Action.DELAYED: _DELAYED}
-_PART_NAMES: Final = {Action.FAILED: "Undelivered Message", Action.DELAYED: "Delayed Message"}
+_REMOTE: Final = frozenset((Action.FAILED, Action.RELAYED))
+_QUEUE_SECONDS: Final = 5 * 86_400
 
 
 def _write(report: Report) -> bytes:
@@ -77,37 +79,39 @@ def _write(report: Report) -> bytes:
             "",
         )
     )
-    diagnosis = () if report.action is Action.EXPANDED else (("Diagnostic-Code", _diagnostic(report)),)
     about_message = (
         ("Reporting-MTA", f"dns; {report.host}"),
         ("X-Postfix-Queue-ID", queue_id),
         ("X-Postfix-Sender", f"rfc822; {report.to}"),
         ("Arrival-Date", arrived),
     )
+    spoken_to = (("Remote-MTA", f"dns; {report.remote}"),) if report.action in _REMOTE else ()
+    until = f"{date_text(report.letter.sent + _QUEUE_SECONDS)} (UTC)"
     about_recipient = (
         ("Final-Recipient", f"rfc822; {report.recipient}"),
         ("Original-Recipient", f"rfc822;{report.recipient}"),
         ("Action", report.action.value),
         ("Status", report.status),
-        *((("Remote-MTA", f"dns; {report.remote}"),) if report.action is not Action.EXPANDED else ()),
-        *diagnosis,
-        *((("Will-Retry-Until", date),) if report.action is Action.DELAYED else ()),
+        *spoken_to,
+        ("Diagnostic-Code", _diagnostic(report, said)),
+        *((("Will-Retry-Until", until),) if report.action is Action.DELAYED else ()),
     )
-    name = _PART_NAMES.get(report.action, "Message")
+    octets = returned(report, f"(Postfix) with ESMTP id {queue_id}")
     if report.action is Action.FAILED:
-        original = message_part(
-            report.letter.octets, (("Content-Description", name), ("Content-Type", "message/rfc822"))
+        kind = (
+            ("Content-Description", "Undelivered Message"),
+            ("Content-Type", "message/rfc822"),
+            ("Content-Transfer-Encoding", "7bit"),
         )
+        original = message_part(octets, kind)
     else:
-        original = headers_part(
-            report.letter.octets,
-            (("Content-Description", f"{name} Headers"), ("Content-Type", "text/rfc822-headers")),
-        )
+        description = "Undelivered Message Headers" if report.action is Action.DELAYED else "Message Headers"
+        original = encoded(header_text(octets), "text/rfc822-headers", description)
     message = mixed(
         (
             ("Received", f"by {report.host} (Postfix)\n\tid {bounce_id}; {date}"),
             ("Date", date),
-            ("From", f"MAILER-DAEMON@{report.host} (Mail Delivery System)"),
+            ("From", f"Mail Delivery System <MAILER-DAEMON@{report.host}>"),
             ("Subject", _SUBJECTS[report.action]),
             ("To", report.to),
             ("Auto-Submitted", "auto-replied"),
@@ -116,13 +120,11 @@ def _write(report: Report) -> bytes:
                 "Content-Type",
                 f'multipart/report; report-type=delivery-status;\n\tboundary="{queue_id}.{report.now}/{report.host}"',
             ),
-            ("Content-Transfer-Encoding", "8bit"),
             ("Message-Id", f"<{report.message_id}.{bounce_id}@{report.host}>"),
+            ("Content-Transfer-Encoding", "7bit"),
         ),
         (
-            text_part(
-                text, (("Content-Description", "Notification"), ("Content-Type", "text/plain; charset=us-ascii"))
-            ),
+            encoded(text, "text/plain; charset=utf-8", "Notification"),
             status_part(
                 (about_message, about_recipient),
                 (("Content-Description", "Delivery report"), ("Content-Type", "message/delivery-status")),
@@ -143,14 +145,15 @@ def _said(report: Report) -> str:
             return f"connect to {host}:25: Connection timed out"
         case Action.EXPANDED:
             return "alias expanded"
+        case Action.DELIVERED:
+            return "delivery via virtual: delivered to maildir"
         case _:
             return f"delivery via {host}:25: {report.reply}"
 
 
-def _diagnostic(report: Report) -> str:
-    if report.action is Action.DELAYED:
-        return f"X-Postfix; connect to\n    {report.remote}[{report.remote_ip}]:25: Connection timed out"
-    return "\n    ".join(textwrap.wrap(f"smtp; {report.reply}", 72, break_on_hyphens=False))
+def _diagnostic(report: Report, said: str) -> str:
+    text = f"smtp; {report.reply}" if report.action in _REMOTE else f"X-Postfix; {said}"
+    return "\n    ".join(textwrap.wrap(text, 62, break_on_hyphens=False))
 
 
 POSTFIX: Final = Dialect("postfix", frozenset(Action), _write)

@@ -1,7 +1,7 @@
 """qmail, and Haraka, whose text is modelled on it: no MIME, one text.
 
 qmail's form is D. J. Bernstein's QSBMF. Its messages end their lines with LF until qmail-remote sends them.
-Checked against real ones; Haraka's against the template that it ships.
+qmail's is checked against real ones; Haraka's follows the template that it ships.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.generator import BytesGenerator
-from email.message import Message
+from email.message import Message, MIMEPart
 from email.policy import compat32
 from enum import Enum
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
+
+from batv.corpus.letters import date_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +26,23 @@ if TYPE_CHECKING:
     from batv.corpus.letters import Letter
 
 __all__ = [
-    "Action", "Dialect", "Fields", "Report", "head", "headers_part", "message_part", "mixed", "plain", "rendered",
-    "status_part", "text_part",
-]  # fmt: skip
+    "Action",
+    "Dialect",
+    "Fields",
+    "Report",
+    "encoded",
+    "head",
+    "header_text",
+    "headers_part",
+    "message_part",
+    "mixed",
+    "plain",
+    "rendered",
+    "returned",
+    "status_part",
+    "text_part",
+    "whole_text",
+]
 
 _AS_WRITTEN: Final = compat32.clone(linesep="\r\n", max_line_length=None)
 
@@ -155,6 +171,31 @@ def mixed(fields: Iterable[tuple[str, str]], parts: Iterable[Message], preamble:
     for part in parts:
         message.attach(part)
     return message
+
+
+def returned(report: Report, by: str, field: str = "Return-Path") -> bytes:
+    """Return the message as it came to the host that sends it back: with its envelope's sender, and a line of trace.
+
+    Args:
+        report: the report.
+        by: what the host says of itself and of the message's identifier, after its name.
+        field: how it spells the field of the sender.
+    """
+    trace = (
+        f"{field}: <{report.to}>\r\nReceived: from mail.{report.to.rpartition('@')[2]} (unknown [198.51.100.7])\r\n"
+        f"\tby {report.host} {by}\r\n\tfor <{report.recipient}>; {date_text(report.letter.sent)}\r\n"
+    )
+    return trace.encode() + report.letter.octets
+
+
+def encoded(text: str, kind: str, description: str = "") -> Message:
+    """Return a text part in quoted-printable, as the library encodes it."""
+    part = MIMEPart()
+    part.set_content(text, subtype=kind.partition(";")[0].partition("/")[2], charset="us-ascii", cte="quoted-printable")
+    described = (("Content-Description", description),) if description else ()
+    found = head((*described, ("Content-Type", kind), ("Content-Transfer-Encoding", "quoted-printable")))
+    found.set_payload(part.get_payload())
+    return found
 
 
 def rendered(message: Message, *, line_end: str = "\r\n") -> bytes:

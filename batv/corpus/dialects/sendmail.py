@@ -1,6 +1,6 @@
 """Sendmail: all kinds of report, with the transcript of its session.
 
-Checked against reports that Sendmail 8.17 made, and older real ones.
+Checked against real ones.
 """
 
 from __future__ import annotations
