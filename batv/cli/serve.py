@@ -12,7 +12,7 @@ import click
 
 from batv.errors import ConfigError
 from batv.observe.event import Direction
-from batv.observe.log import log_observer
+from batv.observe.log import LogWriter, log_observer
 
 if TYPE_CHECKING:
     from batv.cli import Site
@@ -29,15 +29,18 @@ _DESCRIPTORS: Final = 65_536
 def serve(site: Site, direction: str | None) -> None:
     """Run both proxies, or one of them, until SIGTERM. SIGHUP reloads settings and keys."""
     directions = [Direction(direction)] if direction is not None else _configured(site)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogWriter(sys.stderr.fileno())
     handler.setFormatter(logging.Formatter("batv/%(levelname)s: %(message)s"))
     logger = logging.getLogger("batv")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     _allow_connections()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(site, directions))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(site, directions))
+    finally:
+        handler.close()
 
 
 def _allow_connections() -> None:

@@ -1,11 +1,15 @@
 """Log lines in Postfix's form: `key=<value>` pairs, one line a transaction.
 
-The lines go to the standard library's logger `batv`, and from there to stderr, where systemd takes them.
+The lines go to the standard library's logger `batv`. A LogWriter takes them from there to stderr, where systemd has
+them: in a thread of its own, so that a reader of the log that stalls does not stop the mail.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
+import threading
 from typing import TYPE_CHECKING, Final
 
 from batv.observe.event import Event, Level, Notice, TransactionEnded, clean
@@ -13,12 +17,67 @@ from batv.observe.event import Event, Level, Notice, TransactionEnded, clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["log_line", "log_observer"]
+__all__ = ["LogWriter", "log_line", "log_observer"]
 
 _LOGGER = logging.getLogger("batv")
 _RECIPIENTS_SHOWN: Final = 100
 _BRACKETS: Final = str.maketrans({"<": "\\x3c", ">": "\\x3e"})
+_WAITING_LINES: Final = 10_000
+"""Lines that wait for a slow reader; at 300 octets each they are 3 MB."""
+
+_CLOSING_SECONDS: Final = 2.0
 _LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
+
+
+class LogWriter(logging.Handler):
+    """Writes lines to a file descriptor without ever keeping the caller waiting.
+
+    What does not fit is lost, and counted: the journal has what must not be lost.
+
+    Args:
+        descriptor: where to, 2 for stderr.
+        waiting_lines: how many lines may wait.
+    """
+
+    def __init__(self, descriptor: int, waiting_lines: int = _WAITING_LINES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._waiting_lines = waiting_lines
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._lost = 0
+        # A daemon, or a reader that has stopped for good would keep the process from ending.
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line over."""
+        if self._lines.qsize() >= self._waiting_lines:
+            self._lost += 1
+        else:
+            self._lines.put(self.format(record))
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most."""
+        self._lines.put(None)
+        self._thread.join(_CLOSING_SECONDS)
+        super().close()
+
+    def _write_all(self) -> None:
+        open_ = True
+        while open_:
+            lines = [self._lines.get()]
+            while not self._lines.empty():
+                lines.append(self._lines.get())
+            lost, self._lost = self._lost, 0
+            if lost:
+                lines.append(f"batv/ERROR: log lines lost, their reader is too slow: lines={lost}")
+            open_ = None not in lines
+            octets = "".join(f"{line}\n" for line in lines if line is not None).encode("utf-8", "backslashreplace")
+            try:
+                while octets:
+                    octets = octets[os.write(self._descriptor, octets) :]
+            except OSError:
+                self._lost += len(lines)
 
 
 def log_observer(event: Event) -> None:

@@ -120,7 +120,7 @@ def test_a_slow_next_hop_does_not_keep_known_replies_from_the_client(loop: str, 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_forged_bounces_do_not_wear_a_connection_out_for_others(loop: str, tmp_path: Path) -> None:
-    """Servers cut, or slow down, a connection with many RSETs and no message: Exim from ten on, Postfix from a hundred."""
+    """Servers cut or slow down a connection with many RSETs and no message: Exim from ten on, Postfix from 100."""
 
     async def test() -> None:
         next_hop = StrictNextHop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batv.observe.event import Direction, Level, Notice, RecipientOutcome, TransactionEnded, printable
-from batv.observe.log import log_line, log_observer
+from batv.observe.log import LogWriter, log_line, log_observer
 from batv.verdict import Disposition, Verdict
 
 _OUTCOME: Final = RecipientOutcome(
@@ -128,3 +129,34 @@ def test_no_tag_is_written_whole(tag: str, form: str, around: str) -> None:
     event = replace(_EVENT, helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
     for line in (log_line(event), log_line(Notice(Level.INFO, "x", {"cause": text})), printable(text.encode())):
         assert tag not in line
+
+
+def _record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("batv", logging.INFO, "", 0, text, None, None)
+
+
+def test_lines_come_in_their_order_and_all_by_the_end() -> None:
+    """Closing waits for what was handed over."""
+    reader, writer = os.pipe()
+    log = LogWriter(writer)
+    for number in range(1000):
+        log.emit(_record(f"line {number}"))
+    log.close()
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        assert lines.read().splitlines() == [f"line {number}" for number in range(1000)]
+
+
+def test_a_reader_of_the_log_that_stalls_stops_nobody() -> None:
+    """Lines beyond a bound are lost, and the log says how many once it is read again."""
+    reader, writer = os.pipe()
+    log = LogWriter(writer, waiting_lines=100)
+    for _ in range(2000):
+        log.emit(_record("x" * 1000))  # the pipe takes 64 KiB, so this would wait for ever
+    seen = b""
+    while b"log lines lost" not in seen:
+        log.emit(_record("read again"))
+        seen += os.read(reader, 65_536)
+    log.close()
+    os.close(writer)
+    os.close(reader)
