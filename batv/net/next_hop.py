@@ -125,11 +125,19 @@ class NextHopConnection(asyncio.Protocol):
         Raises:
             NextHopFault: there is none within so many seconds.
         """
-        reply = await self._reply(self._send(line), seconds, line[:4].decode("ascii", "replace"))
-        if line == b".":
-            self.burden = 0
-        elif line == b"RSET" or reply.transient or reply.permanent:
+        reply = await self._reply(self._send(line + b"\r\n"), seconds, line[:4].decode("ascii", "replace"))
+        if line == b"RSET" or reply.transient or reply.permanent:
             self.burden += 1
+        return reply
+
+    async def end_message(self, octets: bytes, seconds: float) -> Reply:
+        """Send the last octets of a message and the final dot, and return the reply.
+
+        Raises:
+            NextHopFault: there is none within so many seconds; the server may have the message.
+        """
+        reply = await self._reply(self._send(octets + b".\r\n"), seconds, "the message")
+        self.burden = 0
         return reply
 
     async def write(self, octets: bytes, seconds: float) -> None:
@@ -158,10 +166,10 @@ class NextHopConnection(asyncio.Protocol):
         """Cut the connection, so that a message under way is never taken for complete."""
         self._break("cut by us")
 
-    def _send(self, line: bytes) -> asyncio.Future[Reply]:
+    def _send(self, octets: bytes) -> asyncio.Future[Reply]:
         waiting: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append(waiting)
-        self._write(line + b"\r\n")
+        self._write(octets)
         return waiting
 
     def _write(self, octets: bytes) -> None:

@@ -229,7 +229,7 @@ class ProxySession:
             except BatvError as error:
                 transaction.fail(error)
         try:
-            await transaction.send(octets)
+            await transaction.send(octets, last=scanner.done)
         except NextHopFault as fault:
             transaction.fail(fault)
 

@@ -124,6 +124,7 @@ class Transaction:
     quarantined: QuarantinedMessage | None = None
     _connection: NextHopConnection | None = None
     _status_field: StatusField | None = None
+    _last: bytes = b""
     _peek: HeaderPeek = field(default_factory=HeaderPeek)
 
     @property
@@ -185,21 +186,25 @@ class Transaction:
             self._status_field = StatusField(self.status)
         return reply
 
-    async def send(self, octets: bytes) -> None:
-        """Send octets of the message, if it still goes to the next hop, and wait while that takes none."""
+    async def send(self, octets: bytes, *, last: bool) -> None:
+        """Send octets of the message, if it still goes to the next hop, and wait while that takes none.
+
+        The last ones wait for the dot, and go with it.
+        """
         self._peek.feed(octets)
         if self._connection is not None:
             if self._status_field is not None:
                 octets = self._status_field.feed(octets)
-            await self._connection.write(octets, self.next_hop.settings.data_seconds)
+            if last:
+                self._last = octets
+            else:
+                await self._connection.write(octets, self.next_hop.settings.data_seconds)
 
     async def send_dot(self) -> Reply:
         """End the message, and return the reply."""
         connection = self._standing
-        settings = self.next_hop.settings
-        if self._status_field is not None:
-            await connection.write(self._status_field.finish(), settings.data_seconds)
-        reply = await connection.command(b".", settings.message_seconds)
+        held = self._status_field.finish() if self._status_field is not None else b""
+        reply = await connection.end_message(self._last + held, self.next_hop.settings.message_seconds)
         if reply.intermediate:
             raise NextHopFault(f"the next hop answered the message with {reply}")
         self._connection = None

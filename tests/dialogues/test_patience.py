@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.recorder import Client, recorded
 from tests.support.relay import LOOPS, running
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
 OK: Final = b"250 2.0.0 Ok\r\n"
@@ -37,9 +38,23 @@ class StrictNextHop:
         self.resets: list[int] = []
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """Listen on a port until the block ends, and then until every connection is closed."""
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for writer in self._writers:
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        self._writers.append(writer)
         self.resets.append(0)
         number = len(self.resets) - 1
         writer.write(b"220 next.example\r\n")
@@ -100,8 +115,7 @@ def test_a_slow_next_hop_does_not_keep_known_replies_from_the_client(loop: str, 
 
     async def test() -> None:
         next_hop = StrictNextHop()
-        server = await asyncio.start_server(next_hop.serve, "127.0.0.1", 0)
-        async with running(tmp_path, Direction.OUTBOUND, server.sockets[0].getsockname()[1], {}) as relay:
+        async with next_hop.listening() as port, running(tmp_path, Direction.OUTBOUND, port, {}) as relay:
             client = Client(*await asyncio.open_connection("127.0.0.1", relay.port))
             await client.reply()
             await client.say(b"EHLO client.example")
@@ -113,7 +127,6 @@ def test_a_slow_next_hop_does_not_keep_known_replies_from_the_client(loop: str, 
             next_hop.answer.set()
             assert await client.reply() == OK
             client.close()
-        server.close()
 
     on(loop, test())
 
@@ -124,8 +137,7 @@ def test_forged_bounces_do_not_wear_a_connection_out_for_others(loop: str, tmp_p
 
     async def test() -> None:
         next_hop = StrictNextHop()
-        server = await asyncio.start_server(next_hop.serve, "127.0.0.1", 0)
-        async with running(tmp_path, Direction.INBOUND, server.sockets[0].getsockname()[1], {}) as relay:
+        async with next_hop.listening() as port, running(tmp_path, Direction.INBOUND, port, {}) as relay:
             client = Client(*await asyncio.open_connection("127.0.0.1", relay.port))
             await client.reply()
             await client.say(b"EHLO client.example")
@@ -135,7 +147,6 @@ def test_forged_bounces_do_not_wear_a_connection_out_for_others(loop: str, tmp_p
                 assert (await client.say(b"DATA"))[:3] == b"354"
                 assert await client.say(b"Subject: x\r\n.") == OK
             client.close()
-        server.close()
         assert sum(next_hop.resets) == 80
         assert max(next_hop.resets) < 10
 

@@ -272,22 +272,21 @@ def test_a_silent_next_hop_is_not_waited_for_twice(
 _EARLY_250: Final = """
 from batv.net.next_hop import NextHopConnection
 from batv.smtp.reply import Reply
-command = NextHopConnection.command
-async def early(self, line, seconds):
-    if line != b".":
-        return await command(self, line, seconds)
-    self.send(line)
+async def early(self, octets, seconds):
+    await self.write(octets + b".\\r\\n", seconds)
     return Reply.of(250, "2.0.0 taken, surely")
-NextHopConnection.command = early
+NextHopConnection.end_message = early
 """
 _SWALLOWED_4YZ: Final = """
 from batv.net.next_hop import NextHopConnection
 from batv.smtp.reply import Reply
-command = NextHopConnection.command
-async def swallow(self, line, seconds):
-    reply = await command(self, line, seconds)
-    return Reply.of(250, "2.0.0 never mind") if reply.transient else reply
-NextHopConnection.command = swallow
+def swallowing(said):
+    async def swallow(self, octets, seconds):
+        reply = await said(self, octets, seconds)
+        return Reply.of(250, "2.0.0 never mind") if reply.transient else reply
+    return swallow
+NextHopConnection.command = swallowing(NextHopConnection.command)
+NextHopConnection.end_message = swallowing(NextHopConnection.end_message)
 """
 _FAULT_TO_5YZ: Final = """
 from batv.net.next_hop import NextHopConnection, NextHopFault
