@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import time
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
@@ -19,6 +22,11 @@ pytestmark = [pytest.mark.mta("postfix"), pytest.mark.timeout(180)]
 
 _JOE: Final = "joe@example.com"
 _TAGGED_JOE: Final = r"prvs=[0-9]{4}[0-9a-f]{6}=joe@example\.com"
+_STRIP_MAP: Final = Path(__file__).parents[2] / "scripts/mta/postfix/batv-strip"
+_FLOOD: Final = 150
+_FLOOD_SECONDS: Final = 30
+"""Far more than a flood takes that nobody delays; Postfix's own delays, a second each, would sum up to more."""
+
 _numbers = count(1)
 
 
@@ -62,6 +70,8 @@ def _send(client: smtplib.SMTP, token: str, sender: str, recipient: str, asked: 
 def _submit(site: Site, way: str, token: str, recipient: str) -> None:
     if way == "submission":
         _send(site.submission(), token, _JOE, recipient)
+    elif way == "smtp":
+        _send(site.local(), token, _JOE, recipient)
     else:
         site.home.sendmail(_message(token).replace(b"\r\n", b"\n"), "-i", "-f", _JOE, recipient)
 
@@ -73,7 +83,7 @@ def _status(bounce: EmailMessage) -> str:
     return status.as_string()
 
 
-@pytest.mark.parametrize("way", ["submission", "sendmail"])
+@pytest.mark.parametrize("way", ["submission", "sendmail", "smtp"])
 class TestBouncesOfSubmittedMail:
     """Whoever sends mail by this host learns when it was not delivered."""
 
@@ -233,6 +243,66 @@ class TestTheMx:
             client.mail("carol@remote.example")
             _, text = client.rcpt("bob@strict.example")
         assert b"Relay access denied" in text
+
+    def test_nobody_may_relay_by_it_not_even_the_host_itself(self, site: Site) -> None:
+        """Whom Postfix would let relay is refused by the proxy: such clients move to submission first."""
+        with site.mx("127.0.0.1") as client:
+            client.ehlo()
+            client.mail("carol@remote.example")
+            code, text = client.rcpt("bob@strict.example")
+        assert (code, text) == (550, b"5.7.1 Relaying denied")
+
+
+@pytest.mark.parametrize(("recipient", "expected"), [(_JOE, 250), ("nobody@example.com", 550)])
+def test_a_flood_of_forged_bounces_delays_nobody(site: Site, token: str, recipient: str, expected: int) -> None:
+    """Recipients asked about and given up count as errors, or as mail that is not delivered, to a plain Postfix."""
+    begin = time.monotonic()
+    for _ in range(_FLOOD):
+        with site.inbound() as client:
+            client.ehlo()
+            assert client.mail("")[0] == 250
+            code = client.rcpt(recipient)[0]
+            if code == 250:
+                code = client.data(_message(token))[0]
+            assert code == expected
+    _send(site.mx(), f"after-{token}", "carol@remote.example", _JOE)
+    site.home.maildir("joe").wait_for(f"after-{token}")
+    assert time.monotonic() - begin < _FLOOD_SECONDS
+
+
+@pytest.mark.parametrize("variant", ["master-postscreen.cf", "master-after-queue.cf"])
+def test_the_variants_for_port_25_tell_bounces_apart_too(token: str, variant: str) -> None:
+    """With postscreen, or with milters that read messages, port 25 is wired in another way."""
+    with running_site(variant) as site:
+        _submit(site, "submission", f"genuine-{token}", "nobody@lax.example")
+        site.home.maildir("joe").wait_for(f"genuine-{token}")
+        _send(site.mx(), f"forged-{token}", "", _JOE)
+        site.proxies.wait_for_journal(forward_path=f"<{_JOE}>", verdict="untagged", disposition="discard")
+        _send(site.mx(), f"ordinary-{token}", "carol@remote.example", _JOE)
+        site.home.maildir("joe").wait_for(f"ordinary-{token}")
+        assert not site.home.maildir("joe").holding(f"forged-{token}")
+        with site.mx() as client:
+            client.ehlo()
+            client.mail("")
+            assert client.rcpt("nobody@example.com")[0] == 550
+
+
+def test_the_map_takes_tags_off_for_each_domain_that_is_named(tmp_path: Path) -> None:
+    """The pair of lines for a second domain works as it stands, and no other domain is touched."""
+    strip = tmp_path / "batv-strip"
+    strip.write_text(re.sub(r"(?m)^#(?=/)", "", _STRIP_MAP.read_text()))
+    stripped = {
+        "prvs=0790a1b2c3=joe@example.com": "joe@example.com",
+        "prvs=0790a1b2c3=joe@example.org": "joe@example.org",
+        "joe+prvs=0790a1b2c3@example.org": "joe@example.org",
+        "prvs=0790a1b2c3=joe@example.net": "",
+        "prvs=0790a1b2c3=joe@example.org.example.net": "",
+    }
+    for address, bare in stripped.items():
+        asked = subprocess.run(
+            ["/usr/sbin/postmap", "-q", address, f"regexp:{strip}"], capture_output=True, text=True, check=False
+        )
+        assert (asked.stdout.strip(), asked.stderr) == (bare, ""), address
 
 
 def test_an_automatic_reply_between_two_local_users_is_delivered(site: Site, token: str) -> None:

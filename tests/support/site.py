@@ -43,6 +43,7 @@ class _Ports:
     after_outbound: int  # 10026
     inbound: int  # 10027
     after_inbound: int  # 10028
+    local: int  # 2525
 
     def put_into(self, recipe: str) -> str:
         """Return the recipe with these ports."""
@@ -51,8 +52,9 @@ class _Ports:
             "10026": self.after_outbound,
             "10027": self.inbound,
             "10028": self.after_inbound,
+            "2525": self.local,
         }
-        recipe = re.sub(r"\b1002[5-8]\b", lambda match: str(by_number[match[0]]), recipe)
+        recipe = re.sub(r"\b(?:1002[5-8]|2525)\b", lambda match: str(by_number[match[0]]), recipe)
         recipe = re.sub(r"(?m)^smtp(?= +inet )", f"{_SITE_HOST}:{self.mx}", recipe)
         return re.sub(r"(?m)^submission(?= +inet )", f"{_SITE_HOST}:{self.submission}", recipe)
 
@@ -156,11 +158,19 @@ class Site:
         """Return a connection of a user of `example.com` to its submission port."""
         return smtplib.SMTP(_SITE_HOST, self._ports.submission, local_hostname="laptop.example.com", timeout=60)
 
-    def mx(self) -> smtplib.SMTP:
-        """Return a connection of a stranger to the MX of `example.com`."""
+    def mx(self, client: str = _REMOTE_HOST) -> smtplib.SMTP:
+        """Return a connection of a stranger, or of another client, to the MX of `example.com`."""
         return smtplib.SMTP(
-            _SITE_HOST, self._ports.mx, local_hostname="remote.example", timeout=60, source_address=(_REMOTE_HOST, 0)
+            _SITE_HOST, self._ports.mx, local_hostname="remote.example", timeout=60, source_address=(client, 0)
         )
+
+    def inbound(self) -> smtplib.SMTP:
+        """Return a connection to the inbound proxy, such as a server that faces the Internet has."""
+        return smtplib.SMTP(_SITE_HOST, self._ports.inbound, local_hostname="front.example.com", timeout=60)
+
+    def local(self) -> smtplib.SMTP:
+        """Return a connection of a program of the site's host to the port for such programs."""
+        return smtplib.SMTP(_SITE_HOST, self._ports.local, local_hostname="localhost", timeout=60)
 
     def lax_mx(self) -> smtplib.SMTP:
         """Return a connection to the MX of `lax.example`."""
@@ -168,30 +178,36 @@ class Site:
 
 
 @contextmanager
-def running_site() -> Iterator[Site]:
-    """Start both hosts and the proxies, and stop them."""
-    ports = _Ports(*free_ports(6, _SITE_HOST))
+def running_site(variant: str = "") -> Iterator[Site]:
+    """Start both hosts and the proxies, and stop them.
+
+    Args:
+        variant: name of a file of the recipe whose services stand in the place of those of its master.cf; or none.
+    """
+    ports = _Ports(*free_ports(7, _SITE_HOST))
     strict_port, lax_port = free_ports(2, _REMOTE_HOST)
     with ExitStack() as stack:
         folder = stack.enter_context(mta_folder())
-        home = stack.enter_context(_home(folder / "home", ports, strict_port, lax_port))
+        home = stack.enter_context(_home(folder / "home", ports, strict_port, lax_port, variant))
         remote = stack.enter_context(_remote(folder / "remote", ports, strict_port, lax_port))
         proxies = stack.enter_context(Proxies(folder / "batv", ports))
         yield Site(home, remote, proxies, ports, lax_port)
 
 
-def _home(folder: Path, ports: _Ports, strict_port: int, lax_port: int) -> Postfix:
+def _home(folder: Path, ports: _Ports, strict_port: int, lax_port: int, variant: str) -> Postfix:
     recipe = (_RECIPE / "main.cf").read_text().strip().replace("/etc/postfix", f"{folder}/etc")
     strict = f"{{strict.example=smtp:[{_REMOTE_HOST}]:{strict_port}}}"
     lax = f"{{lax.example=smtp:[{_REMOTE_HOST}]:{lax_port}}}"
     services = ServiceTable.shipped()
-    services.put(ports.put_into((_RECIPE / "master.cf").read_text()))
+    for name in filter(None, ("master.cf", variant)):
+        services.put(ports.put_into((_RECIPE / name).read_text()))
     return Postfix(
         folder,
         "mail.example.com",
         [
             f"mynetworks = {_SITE_HOST}/32",
             "myorigin = example.com",
+            "postscreen_greet_wait = 1s",
             "virtual_mailbox_domains = example.com",
             "virtual_mailbox_maps = inline:{ {joe@example.com=joe/}, {ann@example.com=ann/} }",
             f"transport_maps = inline:{{ {strict}, {lax} }}",
