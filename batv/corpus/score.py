@@ -314,7 +314,7 @@ def _message_id(content: bytes) -> str:
     return printable(match[1].strip()) if match is not None else ""
 
 
-_QUARANTINE_FIELD: Final = re.compile(rb"(Return-Path|X-Original-To|X-Batv-Verdict): ([^\n]*)\n")
+_QUARANTINE_FIELD: Final = re.compile(rb"(Return-Path|X-Original-To|X-Batv-Verdict|X-Batv-Transaction): ([^\n]*)\n")
 
 
 def _from_quarantine(octets: bytes) -> tuple[list[str], bytes]:
@@ -326,6 +326,8 @@ def _from_quarantine(octets: bytes) -> tuple[list[str], bytes]:
         elif match[1] == b"Return-Path" and paths:
             break  # a field of the message itself
         at = match.end()
+        if match[1] == b"X-Batv-Transaction":
+            break  # the last of ours
     return paths, octets[at:]
 
 
