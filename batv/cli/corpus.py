@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -96,7 +97,7 @@ def generate(  # noqa: PLR0913 -- one argument for each option
 
     settings = site.settings()
     ground = Ground.of(settings, site.rings(settings), site.today())
-    with CorpusWriter(folder) as writer, _bar("messages", count, quiet=quiet) as progress:
+    with _ended_by_sigterm(), CorpusWriter(folder) as writer, _bar("messages", count, quiet=quiet) as progress:
         about = make(writer, ground, count=count, seed=seed, weights=dict(weights), progress=progress)
     for kind, why in about.left_out.items():
         remark(f"{kind} is left out: {why}")
@@ -123,7 +124,7 @@ def import_(source: Path, folder: Path, *, quiet: bool, as_json: bool) -> None:
     from batv.corpus.importing import import_messages  # noqa: PLC0415 -- only where it is asked for
     from batv.corpus.manifest import CorpusWriter  # noqa: PLC0415 -- see above
 
-    with CorpusWriter(folder) as writer, _bar("messages", None, quiet=quiet) as progress:
+    with _ended_by_sigterm(), CorpusWriter(folder) as writer, _bar("messages", None, quiet=quiet) as progress:
         found = import_messages(writer, source, progress)
     for name, why in found.passed_over.items():
         remark(f"{name} is left out: {why}")
@@ -289,6 +290,20 @@ def _print_score(found: Score, read: Corpus, *, as_json: bool) -> None:
         )
     if len(mistakes) > _LISTED:
         click.echo(f"and {len(mistakes) - _LISTED} more: see --json or --html FILE")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written stays."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

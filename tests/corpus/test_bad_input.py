@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import child_environment
 from tests.support.port import free_port
 from tests.support.service import ServiceProcess
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +69,22 @@ def test_nothing_stays_of_a_corpus_that_was_not_finished(ground: Ground, tmp_pat
     (source / "a.eml").write_bytes(b"Subject: for nobody\n\nhello\n")
     complains(ground("import", str(source), "--out", str(tmp_path / "new")), 65, "no message")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_stays_of_a_corpus_that_was_interrupted(ground: Ground, number: signal.Signals) -> None:
+    """A service manager that stops a job, or a hand at the keyboard."""
+    before = set(ground.folder.iterdir())
+    command = ("--config", str(ground.config), "corpus", "generate", "--out", str(ground.folder / "new"))
+    with subprocess.Popen(
+        [sys.executable, "-c", "from batv.cli import main; main()", *command, "--count", "1000000"],
+        env=child_environment(),
+        stderr=subprocess.PIPE,
+    ) as process:
+        until(lambda: any(ground.folder.glob(".new.*/messages/000050.eml")), "fiftieth message")
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert set(ground.folder.iterdir()) == before
 
 
 def test_a_manifest_with_a_missing_file_is_refused(ground: Ground, folder: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from batv.corpus.classes import CLASSES
 from tests.corpus.ground import TODAY
+from tests.support.command import child_environment
 from tests.support.port import free_port
 from tests.support.service import ServiceProcess, today
 
@@ -139,6 +142,12 @@ def test_the_configured_addresses_are_not_touched(ground: Ground) -> None:
     assert asyncio.run(listen()) == 0
     assert connections == []
     assert not (ground.folder / "var").exists()
+
+
+def test_the_service_does_not_load_what_only_corpora_need() -> None:
+    """A proxy that runs for months carries nothing of it."""
+    code = "import sys, batv.cli.serve, batv.proxy.service; sys.exit('batv.corpus' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=child_environment(), check=False).returncode == 0
 
 
 def test_a_rate_is_kept(ground: Ground) -> None:
