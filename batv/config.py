@@ -6,12 +6,23 @@ belong. The descriptions of the fields are what `batv config show` and the READM
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from batv.address import DOMAIN
 from batv.errors import ConfigError
@@ -22,10 +33,11 @@ from batv.tag import ForeignForm, Placement
 from batv.verdict import Disposition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from enum import Enum
 
 __all__ = [
+    "SECTIONS",
     "DomainSettings",
     "Endpoint",
     "InboundSettings",
@@ -37,12 +49,23 @@ __all__ = [
     "SmtpSettings",
     "StateSettings",
     "TagsSettings",
+    "defaults",
     "parse",
 ]
 
 _MEBIBYTE: Final = 1 << 20
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_ASSIGNMENT: Final = re.compile(r"\s*(?P<key>[A-Za-z0-9_-]+)\s*=\s*(?P<value>[^#]*?)\s*(?:#.*)?")
+_PLACE: Final = re.compile(r" ?\(at line (?P<line>[0-9]+), column (?P<column>[0-9]+)\)")
+_TWICE: Final = {
+    "Cannot declare": "this table stands in the file twice",
+    "Cannot overwrite": "this option stands in its table twice",
+}
+"""What tomllib says, in Python's words, and what it means."""
+
 _DOMAIN_NAME = re.compile(DOMAIN)
 _MAX_PORT: Final = 65_535
+_DOMAIN_TABLE: Final = '[domains."example.com"]'
 _ON_FORGED: Final = (
     Disposition.DISCARD,
     Disposition.REJECT,
@@ -50,6 +73,10 @@ _ON_FORGED: Final = (
     Disposition.MARK,
     Disposition.PASS,
 )
+
+
+class _FormError(ValueError):
+    """A value of another type than its option has. A ValueError, since pydantic collects those."""
 
 
 class _Section(BaseModel):
@@ -99,41 +126,95 @@ class Endpoint(_Section):
 
 
 def _endpoint(value: object) -> object:
-    return Endpoint.parse(value) if isinstance(value, str) else value
+    if isinstance(value, Endpoint):
+        return value
+    if isinstance(value, list):
+        raise _FormError("write one address in quotes, without brackets")
+    if not isinstance(value, str):
+        raise _FormError('write an address in quotes, as in "127.0.0.1:10026"')
+    return Endpoint.parse(value)
 
 
 def _network(value: object) -> object:
-    if not isinstance(value, str):
+    if isinstance(value, IPv4Network | IPv6Network):
         return value
+    if not isinstance(value, str):
+        raise _FormError('write a network in quotes, as in "192.0.2.0/24"')
     try:
         return IPv6Network(value) if ":" in value else IPv4Network(value)
     except ValueError as error:
         raise ValueError(f"{error}: write a network such as 192.0.2.0/24 or 2001:db8::/32") from error
 
 
-def _enum(kind: type[Enum], members: Iterable[Enum] = ()) -> BeforeValidator:
+def _word(kind: type[Enum], members: Iterable[Enum] = ()) -> Callable[[object], Enum]:
+    """Return what turns a word of the settings into the member that it stands for."""
     allowed = {member.value: member for member in members or kind}
 
-    def convert(value: object) -> object:
+    def convert(value: object) -> Enum:
         if isinstance(value, kind):
             return value
-        if not isinstance(value, str) or value not in allowed:
+        if not isinstance(value, str):
+            raise _FormError(f"write one of these words, in quotes: {', '.join(allowed)}")
+        if value not in allowed:
             raise ValueError(f"'{value}' is not one of {', '.join(allowed)}")
         return allowed[value]
+
+    return convert
+
+
+def _enum(kind: type[Enum], members: Iterable[Enum] = ()) -> BeforeValidator:
+    return BeforeValidator(_word(kind, members))
+
+
+def _list(example: str, kind: Callable[[list[Any]], Collection[Any]] = tuple) -> BeforeValidator:
+    """Return what turns a TOML list into the kind of the field, and refuses what is no list."""
+
+    def convert(value: object) -> object:
+        if isinstance(value, list):
+            return kind(value)
+        if isinstance(value, tuple | frozenset):
+            return value
+        # What was written is shown where it may be what was meant.
+        raise ValueError(f"write a list: [{json.dumps(value if isinstance(value, str) else example)}]")
 
     return BeforeValidator(convert)
 
 
+def _domain_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise _FormError('write a domain name in quotes, as in "example.com"')
+    if not _DOMAIN_NAME.fullmatch(name.encode()):
+        raise ValueError(f"'{name}' is no domain name: write it as in example.com")
+    return name.lower()
+
+
+def _domain_name_set(names: Iterable[object]) -> frozenset[str]:
+    return frozenset(_domain_name(name) for name in names)
+
+
+def _form_set(words: Iterable[object]) -> frozenset[Enum]:
+    return frozenset(map(_word(ForeignForm), words))
+
+
+def _path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("write the path of a file or folder")
+    return value
+
+
 EndpointField = Annotated[Endpoint, BeforeValidator(_endpoint)]
 NetworkField = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Seconds = Annotated[float, Field(gt=0, strict=False)]
+PathField = Annotated[str, AfterValidator(_path)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class KeysSettings(_Section):
     """Where the key rings are."""
 
-    directory: str = Field("keys", description="folder of the key ring files; mode 0700, owned by the service's user")
-    master_key_file: str | None = Field(
+    directory: PathField = Field(
+        "keys", description="folder of the key ring files; mode 0700, owned by the service's user"
+    )
+    master_key_file: PathField | None = Field(
         None, description="file with the 32-octet master key (raw, or 64 hex digits) under which the rings are sealed"
     )
     master_key_credential: str | None = Field(
@@ -148,13 +229,8 @@ class KeysSettings(_Section):
 
 
 class _ListenerSettings(_Section):
-    listen: tuple[EndpointField, ...] = Field(description="addresses to listen on")
+    listen: Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")] = Field(description="addresses to listen on")
     next_hop: EndpointField = Field(description="where the mail goes on to")
-
-    @field_validator("listen", mode="before")
-    @classmethod
-    def _listen_list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _no_loop(self) -> Self:
@@ -168,28 +244,18 @@ class _ListenerSettings(_Section):
 class OutboundSettings(_ListenerSettings):
     """The proxy that signs."""
 
-    clients: tuple[NetworkField, ...] = Field(
+    clients: Annotated[tuple[NetworkField, ...], _list("127.0.0.0/8")] = Field(
         (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
         description="networks whose mail is taken and signed; any other client is refused with 554 5.7.1",
     )
-
-    @field_validator("clients", mode="before")
-    @classmethod
-    def _clients_list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class InboundSettings(_ListenerSettings):
     """The proxy that verifies."""
 
-    relay_domains: frozenset[str] = Field(
+    relay_domains: Annotated[frozenset[str], _list("hosted.example", _domain_name_set)] = Field(
         frozenset(), description="hosted domains whose mail passes unsigned and unjudged"
     )
-
-    @field_validator("relay_domains", mode="before")
-    @classmethod
-    def _relay_domain_names(cls, value: object) -> object:
-        return frozenset(_domain_name(name) for name in value) if isinstance(value, list) else value
 
 
 class DomainSettings(_Section):
@@ -198,22 +264,17 @@ class DomainSettings(_Section):
     on_forged: Annotated[Disposition, _enum(Disposition, _ON_FORGED)] = Field(
         Disposition.DISCARD, description="what a forged bounce gets: discard, reject, quarantine, mark or pass"
     )
-    leave_forms: frozenset[Annotated[ForeignForm, _enum(ForeignForm)]] = Field(
+    leave_forms: Annotated[frozenset[ForeignForm], _list("srs", _form_set)] = Field(
         frozenset(),
         description="address forms of other systems that are neither signed nor judged:"
         " srs, exchange-srs, cisco, barracuda, sparkpost",
     )
 
-    @field_validator("leave_forms", mode="before")
-    @classmethod
-    def _forms_list(cls, value: object) -> object:
-        return frozenset(value) if isinstance(value, list) else value
-
 
 class StateSettings(_Section):
     """Where what the service writes is kept."""
 
-    directory: str = Field(
+    directory: PathField = Field(
         "var", description="folder of the journal and the quarantine; writable by the service's user only"
     )
 
@@ -310,7 +371,14 @@ class Settings(_Section):
     @field_validator("domains", mode="before")
     @classmethod
     def _domain_names(cls, value: object) -> object:
-        return {_domain_name(name): settings for name, settings in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise _FormError(f"write a table for each domain: {_DOMAIN_TABLE}")
+        names: dict[str, object] = {}
+        for name, settings in value.items():
+            if _domain_name(name) in names:
+                raise ValueError(f"{name.lower()} stands there twice, in capitals and in small letters")
+            names[name.lower()] = settings
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -332,10 +400,18 @@ class Settings(_Section):
         return Policy(domains, frozenset(spelling for name in relayed for spelling in _spellings(name)))
 
 
-def _domain_name(name: object) -> str:
-    if not isinstance(name, str) or not _DOMAIN_NAME.fullmatch(name.encode()):
-        raise ValueError(f"'{name}' is no domain name: write it as in example.com")
-    return name.lower()
+SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
+    "keys": KeysSettings,
+    "outbound": OutboundSettings,
+    "inbound": InboundSettings,
+    "domains": DomainSettings,
+    "state": StateSettings,
+    "journal": JournalSettings,
+    "smtp": SmtpSettings,
+    "next_hop": NextHopSettings,
+    "tags": TagsSettings,
+}
+"""The options of each table; `domains` has one table for each domain."""
 
 
 def _spellings(name: str) -> set[bytes]:
@@ -365,15 +441,32 @@ def parse(text: str, filename: str, base: str) -> Settings:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{filename}: {error}", "mend the TOML syntax") from error
+        raise _syntax_error(str(error), text, filename) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{filename}: a number is too long, or lists are nested too deep", "mend it") from error
+    lines = dict(_lines(text))
+    found: list[tuple[int, str]] = []
+    settings = None
     try:
         settings = Settings.model_validate(table)
     except ValidationError as error:
-        lines = dict(_lines(text))
-        found = sorted(_located(detail, lines) for detail in error.errors(include_url=False))
-        messages = [f"{filename}:{line}: {text}" if line else f"{filename}: {text}" for line, text in found]
-        raise ConfigError("\n".join(messages)) from None
+        found += [_located(detail, lines) for detail in error.errors(include_url=False)]
+    if table.get("domains", {}) == {}:
+        # Without one, nothing is signed and nobody's mail is taken: no site can mean that.
+        found.append((lines.get(("domains",), 0), f"domains: there is none: write {_DOMAIN_TABLE} for each of yours"))
+    if settings is None or found:
+        messages = [f"{filename}:{line}: {said}" if line else f"{filename}: {said}" for line, said in sorted(found)]
+        raise ConfigError("\n".join(messages))
     return _anchored(settings, base)
+
+
+def defaults(base: str | None = None) -> Settings:
+    """Return the settings that hold where a file says nothing. They are no site's: no proxy, no domain.
+
+    Args:
+        base: folder to which relative paths belong, absolute; None leaves them relative.
+    """
+    return Settings() if base is None else _anchored(Settings(), base)
 
 
 def _anchored(settings: Settings, base: str) -> Settings:
@@ -402,19 +495,96 @@ def _anchored_endpoint(endpoint: Endpoint, absolute: Any) -> Endpoint:  # noqa: 
 
 
 def _located(detail: Mapping[str, Any], lines: Mapping[tuple[str, ...], int]) -> tuple[int, str]:
+    """Return the line of an error that pydantic found, and what is said of it."""
     where = tuple(str(part) for part in detail["loc"] if part != "[key]")
     # A key may be missing altogether, or be an item of a list: then the nearest table or key above it is named.
-    above = next((where[:length] for length in range(len(where), 0, -1) if where[:length] in lines), ())
+    line = next((lines[where[:length]] for length in range(len(where), 0, -1) if where[:length] in lines), 0)
+    if not line:
+        # Of a table within a table only the inner one has a line.
+        line = next((number for path, number in lines.items() if path[: len(where)] == where), 0)
     key = ".".join(f'"{part}"' if "." in part else part for part in where) or "settings"
-    text = str(detail["msg"]).removeprefix("Value error, ")
+    return line, f"{key}: {_said(detail, where)}"
+
+
+def _said(detail: Mapping[str, Any], where: tuple[str, ...]) -> str:
+    limits = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
-            text = "no such option: see 'batv config show' for those there are"
+            return _no_such_option(where, detail["input"])
         case "missing":
-            text = "is missing: set it"
+            return "is missing: set it"
+        case "value_error":
+            text = str(limits["error"])
+            return text[:1].lower() + text[1:]
+        case "greater_than":
+            return f"must be more than {limits['gt']:g}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}"
+        case "string_type":
+            return "write text in quotes"
+        case "bool_type":
+            return "write true or false, without quotes"
+        case "int_type":
+            return "write a whole number, without quotes"
+        case "float_type" | "finite_number":
+            return "write a number, without quotes"
+        case "literal_error":
+            return f"write one of these words, in quotes: {limits['expected']}".replace("'", "").replace(" or ", ", ")
+        case "model_type":
+            head = ".".join(part if _BARE_KEY.fullmatch(part) else json.dumps(part) for part in where)
+            return f"write a table: a line [{head}], and its options on the lines below"
         case _:
-            text = text[:1].lower() + text[1:]
-    return lines.get(above, 0), f"{key}: {text}"
+            return "this value cannot stand here: see 'batv config show --defaults'"
+
+
+def _no_such_option(where: tuple[str, ...], value: object) -> str:
+    *tables, option = where
+    if tables[:1] == ["domains"] and isinstance(value, dict):
+        # [domains.example.com] is a table `com` in a table `example` to TOML.
+        parts, inner = [*tables[1:], option], value
+        while below := [(name, item) for name, item in inner.items() if isinstance(item, dict)]:
+            name, inner = below[0]
+            parts.append(name)
+        return f'put the domain in quotes: [domains."{".".join(parts)}"]'
+    model: type[BaseModel] = SECTIONS[tables[0]] if tables else Settings
+    near = get_close_matches(option.lower(), model.model_fields, 1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    return f"no such option: {meant}'batv config show --defaults' lists those there are"
+
+
+def _syntax_error(said: str, text: str, filename: str) -> ConfigError:
+    place = _PLACE.search(said)
+    line = int(place["line"]) if place is not None else 0
+    where = f"{filename}:{line}" if line else filename
+    meant = _meant(text.splitlines()[line - 1 : line]) if line else None
+    if meant is not None:
+        return ConfigError(f"{where}: {meant[0]}", f"write {meant[1]}")
+    what = next((words for beginning, words in _TWICE.items() if said.startswith(beginning)), None)
+    if what is None:
+        what = f"{said[: place.start()]} in column {place['column']}" if place is not None else said
+        what = what[:1].lower() + what[1:]
+    return ConfigError(f"{where}: {what}", "mend the TOML syntax")
+
+
+def _meant(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Return what a line `key = value` lacks and how to write it, if quotes or small letters are all that it lacks."""
+    match = _ASSIGNMENT.fullmatch(lines[0]) if lines else None
+    if match is None:
+        return None
+    value = match["value"]
+    if value.lower() in {"true", "false"}:
+        return "true and false are written in small letters", f"{match['key']} = {value.lower()}"
+    listed = value.startswith("[") and value.endswith("]")
+    words = [word.strip() for word in value[1:-1].split(",")] if listed else [value]
+    if any(not word or '"' in word or "'" in word for word in words):
+        return None
+    text = ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
+    candidate = f"{match['key']} = [{text}]" if listed else f"{match['key']} = {text}"
+    try:
+        tomllib.loads(candidate)
+    except tomllib.TOMLDecodeError:
+        return None
+    return "text needs quotes", candidate
 
 
 def _lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -23,7 +23,6 @@ __all__ = [
     "NoSigningKeyError",
     "PathError",
     "ReplyError",
-    "TagError",
     "TryAgainError",
     "UnavailableError",
     "UnsafeFileError",
@@ -70,12 +69,6 @@ class PathError(AddressError):
 
 class DayError(BatvError):
     """Text that is no calendar day."""
-
-    exit_status = 65
-
-
-class TagError(BatvError):
-    """A tag that cannot be put on."""
 
     exit_status = 65
 

@@ -172,10 +172,12 @@ class KeyRing:
     Attributes:
         created: the day the ring was begun.
         keys: the keys, in the order of their numbers.
+        domain: the domain whose own ring it is; None for the default ring. It is for messages alone.
     """
 
     created: Day
     keys: tuple[Key, ...] = ()
+    domain: bytes | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check the rules that hold between keys."""
@@ -194,6 +196,21 @@ class KeyRing:
             if end is None or end > begin:
                 raise KeyRingDataError(f"two keys would sign on {begin}", "restore the ring from a copy")
 
+    @property
+    def name(self) -> str:
+        """What messages call the ring."""
+        return "the default ring" if self.domain is None else f"the ring of {_shown(self.domain)}"
+
+    @property
+    def option(self) -> str:
+        """What commands about the ring need after their other words."""
+        return _option(self.domain)
+
+    @property
+    def signing_remedy(self) -> str:
+        """What to do where no key signs."""
+        return f"make one with 'batv key new{self.option}' or let one sign with 'batv key activate N{self.option}'"
+
     def key(self, number: int) -> Key | None:
         """Return the key of that number, or None."""
         for key in self.keys:
@@ -211,8 +228,8 @@ class KeyRing:
             if key.role(day) is Role.SIGNING:
                 return key
         raise NoSigningKeyError(
-            f"no key of the ring signs on {day}",
-            "make one with 'batv key new' or let one sign with 'batv key activate'",
+            f"no key of {self.name} signs on {day}",
+            self.signing_remedy,
         )
 
     def signs(self, day: Day) -> bool:
@@ -244,9 +261,9 @@ class KeyRing:
             number = (first + step) % len(KEY_NUMBERS)
             if number not in taken:
                 return number
-        soonest = min((last for key in self.keys if (last := key.last_alive) is not None), default=None)
-        when = f"wait until {soonest + 1}" if soonest is not None else "retire a key that is no longer needed"
-        raise KeyRingRuleError("all ten key numbers are in use by keys whose tags may be alive", when)
+        raise KeyRingRuleError(
+            f"all ten key numbers are in use by keys of {self.name} whose tags may be alive", self._room(day)
+        )
 
     def with_key(self, key: Key, day: Day) -> Self:
         """Return the ring with one key more; a key whose number it takes must be free on that day."""
@@ -279,7 +296,7 @@ class KeyRing:
         role = key.role(day)
         if role in {Role.RETIRING, Role.RETIRED, Role.REVOKED}:
             raise KeyRingRuleError(
-                f"key {number} is {role} and cannot sign again", "make a new key with 'batv key rotate'"
+                f"key {number} is {role} and cannot sign again", f"make a new key with 'batv key rotate{self.option}'"
             )
         if role is Role.SIGNING:
             raise KeyRingRuleError(f"key {number} signs already since {key.signs_from}")
@@ -326,15 +343,31 @@ class KeyRing:
             raise KeyRingRuleError(
                 f"key {number} is needed: tags made with it may be alive"
                 + (f" until {last}" if last is not None else ""),
-                "retire it first" if last is None else f"prune it on {last + 1} or later",
+                f"retire it first, with 'batv key retire {number}{self.option}'"
+                if last is None
+                else f"prune it on {last + 1} or later",
             )
         return replace(self, keys=tuple(kept for kept in self.keys if kept.number != number))
 
     def _existing(self, number: int) -> Key:
         key = self.key(number)
         if key is None:
-            raise KeyRingRuleError(f"there is no key {number} in the ring", "see 'batv key list'")
+            raise KeyRingRuleError(f"there is no key {number} in {self.name}", f"see 'batv key list{self.option}'")
         return key
+
+    def _room(self, day: Day) -> str:
+        """Return how a ring that is full gets a free number."""
+        soonest = min((last for key in self.keys if (last := key.last_alive) is not None), default=None)
+        ways = [f"wait until {soonest + 1}"] if soonest is not None else []
+        pending = [key for key in self.keys if key.role(day) is Role.PENDING]
+        if pending:
+            days = min(key.lifetime for key in pending) + 2 * _CLOCKS_DIFFER_DAYS + 1
+            numbers = ", ".join(str(key.number) for key in pending)
+            ways.append(
+                f"retire a pending key that is not needed (of {numbers}) with 'batv key retire N{self.option}':"
+                f" its number is free {days} days later"
+            )
+        return ", or ".join(ways) or f"retire a key that is no longer needed with 'batv key retire N{self.option}'"
 
     def _handed_back(self, key: Key, day: Day) -> tuple[Key, ...]:
         """Return the other keys as they are without that key's plan to sign from a later day.
@@ -373,7 +406,8 @@ class KeyRings:
         ring = self.own.get(domain.lower(), self.default)
         if ring is None:
             raise NoSigningKeyError(
-                f"there is no key ring for {domain.decode('utf-8', 'replace')}", "make one with 'batv key new'"
+                f"there is no key ring for {_shown(domain)}",
+                f"make one with 'batv key new', or one for this domain alone with 'batv key new{_option(domain)}'",
             )
         return ring
 
@@ -387,3 +421,11 @@ class KeyRings:
             if day - own.created <= longest + 1:
                 return (own, self.default)
         return (own,)
+
+
+def _shown(domain: bytes) -> str:
+    return domain.decode("utf-8", "replace")
+
+
+def _option(domain: bytes | None) -> str:
+    return "" if domain is None else f" --domain {_shown(domain)}"

@@ -240,9 +240,15 @@ def _clause(text: str) -> str:
 
 
 def _origin(error: BaseException) -> str:
+    """Return where an error was raised, and where of ours that was called from."""
+    places: list[tuple[str, int]] = []
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        places.append((str(trace.tb_frame.f_globals.get("__name__", "?")), trace.tb_lineno))
         trace = trace.tb_next
-    if trace is None:
+    if not places:
         return "somewhere"
-    return f"in {Path(trace.tb_frame.f_code.co_filename).name} line {trace.tb_lineno}"
+    module, line = places[-1]
+    ours = [place for place in places if place[0].partition(".")[0] == "batv"]
+    called = f", called from {ours[-1][0]} line {ours[-1][1]}" if ours and ours[-1] != places[-1] else ""
+    return f"in {module} line {line}{called}"

@@ -54,6 +54,17 @@ def _domain_option(command: Command) -> Command:
     return click.option("--domain", metavar="D", help="The domain's own ring, not the default ring.")(command)
 
 
+def _number_argument(example: str) -> Callable[[Command], Command]:
+    """Give a command the number of a key; where it is missing, an example says how to give it."""
+
+    def given(ctx: click.Context, _param: click.Parameter, number: int | None) -> int:
+        if number is None:
+            raise click.UsageError(f"which key? Give its number, as in '{example}'", ctx)
+        return number
+
+    return click.argument("number", type=_NUMBER, required=False, callback=given, metavar="NUMBER")
+
+
 def _dry_run_option(command: Command) -> Command:
     return click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")(command)
 
@@ -110,7 +121,7 @@ class _Ring:
 
         def changed(ring: KeyRing | None) -> KeyRing:
             if ring is None:
-                ring = KeyRing(self.today) if begin else self.store.read(self.domain)
+                ring = KeyRing(self.today, domain=self.domain) if begin else self.store.read(self.domain)
             return change(ring)
 
         return self.store.change(self.domain, changed, dry_run=dry_run)
@@ -124,8 +135,7 @@ class _Ring:
                 click.echo(f"would: {line}" if dry_run else line)
         gap = ring.unsigned_from(self.today)
         if gap is not None:
-            when = "today" if gap == self.today else f"from {gap} on"
-            remark(f"no key of this ring signs {when}: mail is then answered 451: see 'batv key activate --help'")
+            remark(f"{_unsigned(ring, gap, self.today)}: {ring.signing_remedy}")
 
 
 @click.group(no_args_is_help=False)
@@ -159,8 +169,8 @@ def new(  # noqa: PLR0913 -- one for each option
 
     ring = at.change(change, dry_run=dry_run, begin=True)
     at.say(ring, done, dry_run=dry_run, as_json=as_json)
-    if at.domain is not None and len(ring.keys) == 1:
-        _tell_to_copy()
+    if at.domain is not None and len(ring.keys) == 1 and not dry_run:
+        _tell_to_copy(ring, at.today, at.today)
 
 
 @key.command(name="list")
@@ -201,8 +211,8 @@ def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
             "remarks",
         )
         print_table(head, [row for owner, ring in rings for row in _rows(owner, ring, at.today)])
-    for owner, ring in rings:
-        _warn(owner, ring, at.today)
+    for _, ring in rings:
+        _warn(ring, at.today)
 
 
 @key.command()
@@ -245,12 +255,12 @@ def rotate(  # noqa: PLR0913 -- one for each option
 
     ring = at.change(change, dry_run=dry_run)
     at.say(ring, done, dry_run=dry_run, as_json=as_json)
-    if activate_in == 0:
-        _tell_to_copy()
+    if not dry_run:
+        _tell_to_copy(ring, on, at.today)
 
 
 @key.command()
-@click.argument("number", type=_NUMBER)
+@_number_argument("batv key activate 1")
 @_domain_option
 @click.option("--activate-in", type=_DAYS, default=0, show_default=True, metavar="DAYS", help="Days until it signs.")
 @_dry_run_option
@@ -271,12 +281,12 @@ def activate(  # noqa: PLR0913 -- one for each option
 
     ring = at.change(change, dry_run=dry_run)
     at.say(ring, done, dry_run=dry_run, as_json=as_json)
-    if activate_in == 0:
-        _tell_to_copy()
+    if not dry_run:
+        _tell_to_copy(ring, on, at.today)
 
 
 @key.command()
-@click.argument("number", type=_NUMBER)
+@_number_argument("batv key retire 0")
 @_domain_option
 @click.option("--force", is_flag=True, help="Even if no key signs then.")
 @_dry_run_option
@@ -294,10 +304,14 @@ def retire(  # noqa: PLR0913 -- one for each option
         gap = changed.unsigned_from(at.today)
         if gap is not None and gap != ring.unsigned_from(at.today) and not force:
             raise KeyRingRuleError(
-                f"without key {number} no key of this ring signs from {gap} on, and mail is then answered 451",
-                f"run 'batv key rotate{at.option}' or 'batv key activate' first, or say --force",
+                f"without key {number} {_unsigned(ring, gap, at.today)}",
+                f"run 'batv key rotate{at.option}', which retires it when the next key signs, or say --force",
             )
-        done.append(f"key {number} signs no more; its tags stay good until {_key(changed, number).last_alive}")
+        last = _key(changed, number).last_alive
+        if _key(ring, number).role(at.today) is Role.PENDING:
+            done.append(f"key {number} will not sign; its number is free after {last}")
+        else:
+            done.append(f"key {number} signs no more; its tags stay good until {last}")
         _tell_others(ring, changed, number, done)
         return changed
 
@@ -306,18 +320,28 @@ def retire(  # noqa: PLR0913 -- one for each option
 
 
 @key.command()
-@click.argument("number", type=_NUMBER)
+@_number_argument("batv key revoke 0")
 @_domain_option
+@click.option("--force", is_flag=True, help="Even if no key signs then.")
 @_dry_run_option
 @json_option
 @click.pass_obj
-def revoke(site: Site, *, number: int, domain: str | None, dry_run: bool, as_json: bool) -> None:
+def revoke(  # noqa: PLR0913 -- one for each option
+    site: Site, *, number: int, domain: str | None, force: bool, dry_run: bool, as_json: bool
+) -> None:
     """Let a key count for nothing from now on: bounces of mail that it signed are taken for forged."""
     at = _Ring.of(site, domain)
     done: list[str] = []
 
     def change(ring: KeyRing) -> KeyRing:
         changed = ring.with_revoked(number, at.today)
+        gap = changed.unsigned_from(at.today)
+        if gap is not None and gap != ring.unsigned_from(at.today) and not force:
+            raise KeyRingRuleError(
+                f"without key {number} {_unsigned(ring, gap, at.today)}",
+                f"first run '{_successor(ring, number, at)}', then 'batv key revoke {number}{at.option}'; or say"
+                " --force",
+            )
         done.append(
             f"key {number} revoked: bounces of mail that it signed count as forged from now on;"
             f" its number is free after {_key(changed, number).last_alive}"
@@ -327,6 +351,11 @@ def revoke(site: Site, *, number: int, domain: str | None, dry_run: bool, as_jso
 
     ring = at.change(change, dry_run=dry_run)
     at.say(ring, done, dry_run=dry_run, as_json=as_json)
+    if not dry_run:
+        remark(
+            f"if other hosts share {ring.name}, they go on accepting key {number} until they have the ring:"
+            " copy it to them now"
+        )
 
 
 @key.command()
@@ -401,7 +430,7 @@ def import_(  # noqa: PLR0913 -- one for each option
 
 
 @key.command()
-@click.argument("number", type=_NUMBER)
+@_number_argument("batv key export 1 --exim --out exim.secret")
 @_domain_option
 @click.option(
     "--out",
@@ -420,11 +449,12 @@ def export(  # noqa: PLR0913 -- one for each option
         raise click.UsageError("say --out FILE, or --out - for standard output", click.get_current_context())
     if out == _STANDARD_OUTPUT and as_json:
         raise click.UsageError("--json and --out - exclude each other", click.get_current_context())
-    found = at.store.read(at.domain).key(number)
+    ring = at.store.read(at.domain)
+    found = ring.key(number)
     if found is None:
-        raise KeyRingRuleError(f"there is no key {number} in the ring", f"see 'batv key list{at.option}'")
+        raise KeyRingRuleError(f"there is no key {number} in {ring.name}", f"see 'batv key list{at.option}'")
     if exim:
-        _check_exim(found)
+        _check_exim(found, at.option)
     done = _handed_over(found, out)
     if exim:
         file = "FILE" if out is None or out == _STANDARD_OUTPUT else Path(out).absolute()
@@ -549,9 +579,9 @@ def _secret_from(path: str) -> Secret:
     return Secret(octets)
 
 
-def _check_exim(found: Key) -> None:
+def _check_exim(found: Key, option: str) -> None:
     octets = found.secret.octets
-    remedy = "make one that it can with 'batv key new --printable'"
+    remedy = f"make one that it can with 'batv key new --printable{option}'"
     if any(octet < 0x20 or octet == 0x7F for octet in octets):  # noqa: PLR2004 -- ASCII's controls
         raise KeyRingRuleError(f"Exim cannot share key {found.number}: its secret has NUL or control octets", remedy)
     if len(octets) > _EXIM_SECRET_OCTETS:
@@ -563,8 +593,21 @@ def _check_exim(found: Key) -> None:
         remark(f"Exim's tags are good for {_EXIM_LIFETIME_DAYS} days, those of key {found.number} for {found.lifetime}")
 
 
-def _tell_to_copy() -> None:
-    remark("other nodes refuse tags of this key until they have the ring: copy it to them now")
+def _tell_to_copy(ring: KeyRing, on: Day, today: Day) -> None:
+    when = "now" if on <= today else f"before {on}"
+    remark(f"if other hosts share {ring.name}, copy it to them {when}: without it they take the new tags for forged")
+
+
+def _unsigned(ring: KeyRing, day: Day, today: Day) -> str:
+    when = "today" if day <= today else f"from {day} on"
+    return f"no key of {ring.name} signs {when}, and mail is then answered 451"
+
+
+def _successor(ring: KeyRing, number: int, at: _Ring) -> str:
+    """Return the command that lets another key sign at once."""
+    pending = (each.number for each in ring.keys if each.number != number and each.role(at.today) is Role.PENDING)
+    other = next(pending, None)
+    return f"batv key rotate --activate-in 0{at.option}" if other is None else f"batv key activate {other}{at.option}"
 
 
 def _described(ring: KeyRing, today: Day) -> list[dict[str, object]]:
@@ -618,11 +661,11 @@ def _days_signing(each: Key, today: Day) -> int | None:
     return today - each.signs_from
 
 
-def _warn(owner: bytes | None, ring: KeyRing, today: Day) -> None:
-    option = "" if owner is None else f" --domain {owner.decode()}"
+def _warn(ring: KeyRing, today: Day) -> None:
     for each in ring.keys:
         days = _days_signing(each, today)
         if days is not None and days > _LONG_SIGNING_DAYS:
-            remark(f"key {each.number} has signed for {days} days: change it with 'batv key rotate{option}'")
+            what = f"key {each.number} of {ring.name} has signed for {days} days"
+            remark(f"{what}: change it with 'batv key rotate{ring.option}'")
     if not ring.signs(today):
-        remark(f"no key of this ring signs today: make one with 'batv key new{option}' or see 'batv key activate'")
+        remark(f"{_unsigned(ring, today, today)}: {ring.signing_remedy}")

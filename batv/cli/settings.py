@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +16,12 @@ from pydantic import BaseModel
 
 from batv.address import DOMAIN
 from batv.cli import Site
-from batv.cli.output import json_option, print_json
-from batv.config import Endpoint, Settings, parse
-from batv.errors import CannotCreateError, ConfigError
+from batv.cli.output import json_option, print_json, remark
+from batv.cli.readiness import readiness
+from batv.config import SECTIONS, Endpoint, Settings, defaults, parse
+from batv.errors import BatvError, CannotCreateError, ConfigError
 from batv.keyring import DEFAULT_LIFETIME_DAYS, SECRET_OCTETS, Key, KeyRing, Secret
-from batv.store.files import make_folder, write_atomically
+from batv.store.files import close_folder, make_folder, write_atomically
 from batv.store.rings import RingStore
 
 if TYPE_CHECKING:
@@ -86,10 +88,16 @@ directory = "var"                        # journal and quarantine
     show_default=True,
     help="What a forged bounce gets: mark delivers it with a status field.",
 )
+@click.option("--quiet", is_flag=True, help="Say nothing where all goes well.")
 @json_option
 @click.pass_context
-def init(ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged: str, as_json: bool) -> None:
-    """Write a commented batv.toml and the first key. Nothing is overwritten."""
+def init(  # noqa: PLR0913 -- one for each option
+    ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged: str, quiet: bool, as_json: bool
+) -> None:
+    """Write a commented batv.toml and the first key. Nothing is overwritten.
+
+    A folder keys/ that is there already is closed to other users (mode 0700).
+    """
     today = ctx.ensure_object(Site).today()
     for domain in domains:
         if not _DOMAIN_NAME.fullmatch(domain.encode("utf-8", "surrogateescape")):
@@ -103,14 +111,21 @@ def init(ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged
     make_folder(path.parent, 0o755)
     # The ring first: where this is cut short, the next call finds it, and writes what is missing.
     store = RingStore(settings.keys.directory)
+    closed = False
+    with suppress(FileNotFoundError):
+        closed = close_folder(store.directory)
     had_ring = store.find(None) is not None
     if not had_ring:
         store.change(None, lambda ring: ring or _first_ring(today))
     write_atomically(path, text.encode(), mode=0o644, replace=False)
     if as_json:
-        fields = {"config": str(path), "ring": str(store.path(None)), "ring_made": not had_ring}
+        fields = {"config": str(path), "ring": str(store.path(None)), "ring_made": not had_ring, "keys_closed": closed}
         print_json(fields | {"discard_safe_from": _safe_from(today).iso()})
         return
+    if quiet:
+        return
+    if closed:
+        click.echo(f"{store.directory} closed to other users: mode 0700")
     click.echo(f"{path} written")
     click.echo(f"{store.path(None)} {'kept as it was' if had_ring else 'written: key 0 signs from today'}")
     click.echo("next: set listen and next_hop for your mail servers, then run 'batv config check' and 'batv serve'")
@@ -125,38 +140,64 @@ def config() -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, *, as_json: bool) -> None:
-    """Find every error in the configuration file at once. Exit status 0 if there is none, else 78."""
+    """Find at once all that would keep the service from its work, in the settings and in what they name.
+
+    Exit status 0 if there is nothing, else 78, or that of the error where all are of one kind.
+    """
     site = ctx.ensure_object(Site)
     path = site.config_path
     try:
         settings = site.settings()
     except ConfigError as error:
-        if as_json:
-            print_json({"config": path, "errors": str(error).splitlines()})
-            ctx.exit(ConfigError.exit_status)
-        raise
+        if not as_json:
+            raise
+        print_json({"config": path, "errors": str(error).splitlines(), "warnings": []})
+        ctx.exit(ConfigError.exit_status)
+    found = readiness(site, settings)
     if as_json:
-        print_json({"config": path, "errors": []})
-        return
-    sides = [name for name in ("outbound", "inbound") if getattr(settings, name) is not None]
-    count = len(settings.domains)
-    click.echo(
-        f"{path} has no errors: {count} {'domain' if count == 1 else 'domains'}, {' and '.join(sides) or 'no'} proxy"
-    )
+        print_json(
+            {"config": path, "errors": [_one_line(error) for error in found.errors], "warnings": list(found.warnings)}
+        )
+        ctx.exit(found.status)
+    for each in found.errors:
+        remark(_one_line(each))
+    for warning in found.warnings:
+        remark(f"warning: {warning}")
+    if not found.errors:
+        sides = [name for name in ("outbound", "inbound") if getattr(settings, name) is not None]
+        count = len(settings.domains)
+        domains = f"{count} {'domain' if count == 1 else 'domains'}"
+        click.echo(f"{path} has no errors: {domains}, {' and '.join(sides)} proxy")
+    ctx.exit(found.status)
 
 
 @config.command()
+@click.option(
+    "--defaults", "only_defaults", is_flag=True, help="Every option there is, as it is by default; no file is read."
+)
 @json_option
 @click.pass_context
-def show(ctx: click.Context, *, as_json: bool) -> None:
+def show(ctx: click.Context, *, only_defaults: bool, as_json: bool) -> None:
     """Print the effective settings, each with its meaning and whether it is the default."""
-    settings = ctx.ensure_object(Site).settings()
+    site = ctx.ensure_object(Site)
+    if only_defaults:
+        settings = defaults()
+        if as_json:
+            print_json(_plain(settings))
+            return
+        for line in _options():
+            click.echo(line)
+        return
+    settings = site.settings()
     if as_json:
         print_json(_plain(settings))
         return
-    defaults = parse("", "", str(Path(ctx.ensure_object(Site).config_path).absolute().parent))
-    for line in _shown(settings, defaults):
+    for line in _shown(settings, defaults(str(Path(site.config_path).absolute().parent))):
         click.echo(line)
+
+
+def _one_line(error: BatvError) -> str:
+    return " ".join(str(error).splitlines())
 
 
 def _first_ring(today: Day) -> KeyRing:
@@ -200,7 +241,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 -- settings of any kind, as JSON 
     return str(value)
 
 
-def _shown(settings: Settings, defaults: Settings) -> Iterator[str]:
+def _shown(settings: Settings, standard: Settings) -> Iterator[str]:
     """Yield the settings as TOML, which may be read in again, with a word about those that are as by default."""
     for name in type(settings).model_fields:
         section = getattr(settings, name)
@@ -211,15 +252,27 @@ def _shown(settings: Settings, defaults: Settings) -> Iterator[str]:
             for key, table in section.items():
                 yield from _shown_table(f"{name}.{_quoted(key)}", table, None)
         else:
-            yield from _shown_table(name, section, getattr(defaults, name))
+            yield from _shown_table(name, section, getattr(standard, name))
 
 
-def _shown_table(name: str, table: BaseModel, defaults: BaseModel | None) -> Iterator[str]:
+def _options() -> Iterator[str]:
+    """Yield every option as TOML: what must be set stands in a comment."""
+    for name, table in SECTIONS.items():
+        yield f"[{name}]" if name != "domains" else '[domains."example.com"]'
+        for option, field in table.model_fields.items():
+            yield f"# {field.description or ''}"
+            value = None if field.is_required() else _plain(field.default)
+            unset = "must be set" if field.is_required() else "is not set"
+            yield f"# {option} {unset}" if value is None else f"{option} = {_toml(value)}"
+        yield ""
+
+
+def _shown_table(name: str, table: BaseModel, standard: BaseModel | None) -> Iterator[str]:
     yield f"[{name}]"
     for option, field in type(table).model_fields.items():
         found = getattr(table, option)
         value = _plain(found)
-        origin = " (default)" if found == (getattr(defaults, option) if defaults else field.default) else ""
+        origin = " (default)" if found == (getattr(standard, option) if standard else field.default) else ""
         yield f"# {field.description or ''}{origin}"
         yield f"# {option} is not set" if value is None else f"{option} = {_toml(value)}"
     yield ""

@@ -32,6 +32,7 @@ __all__ = [
     "LOCK_SECONDS",
     "Owner",
     "check_private_folder",
+    "close_folder",
     "locked",
     "make_folder",
     "read_bounded",
@@ -169,6 +170,32 @@ def check_private_folder(folder: Path) -> Owner:
         raise _cannot("read", folder, error) from error
     _check_folder(folder, found)
     return Owner(found.st_uid, found.st_gid)
+
+
+def close_folder(folder: Path) -> bool:
+    """Close a folder of ours to other users, and return whether it was open to their reading.
+
+    One that was open to their writing is refused: they may have put there what is taken for ours.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        UnsafeFileError: it belongs to neither the process's user nor root, others may write there, or its mode cannot
+            be changed; the remedy is the command to run.
+        IoError: it cannot be looked at.
+    """
+    check_private_folder(folder)
+    try:
+        with _folder(folder) as inside:
+            mode = stat.S_IMODE(os.fstat(inside).st_mode)
+            if not mode & _GROUP_OR_OTHERS:
+                return False
+            os.fchmod(inside, mode & ~_GROUP_OR_OTHERS)
+    except OSError as error:
+        raise UnsafeFileError(
+            f"the folder {folder} is open to other users: {(error.strerror or '').lower()}",
+            f"run chmod 700 {folder}",
+        ) from error
+    return True
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -81,7 +82,6 @@ DEFAULT_RING: Final = "default.ring"
 """Name of the file of the default ring."""
 
 _SUFFIX: Final = ".ring"
-_RESTORE: Final = "restore it from a copy, or move it away and make a new ring with 'batv key new'"
 _DOMAIN = re.compile(DOMAIN)
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _MAX_FILE_NAME_OCTETS: Final = 255
@@ -122,7 +122,7 @@ class RingStore:
             IoError: reading failed.
         """
         octets = self._octets(_file_name(domain))
-        return None if octets is None else parse_ring(octets, self.path(domain))
+        return None if octets is None else replace(parse_ring(octets, self.path(domain)), domain=domain)
 
     def read(self, domain: bytes | None) -> KeyRing:
         """Return the ring of a domain, or the default ring for None.
@@ -140,18 +140,25 @@ class RingStore:
         """Return the default ring, and the own rings of the domains that have one. Errors as for `find`."""
         own: dict[bytes, KeyRing] = {}
         for domain in domains:
-            try:
-                ring = self.find(domain)
-            except KeyRingRuleError:
-                continue  # A domain whose name no file can have has no ring of its own.
-            if ring is not None:
-                own[domain.lower()] = ring
+            own |= self.read_own(domain)
         return KeyRings(self.find(None), own)
+
+    def read_own(self, domain: bytes) -> dict[bytes, KeyRing]:
+        """Return the own ring of a domain by its name in lower case, or nothing. Errors as for `find`."""
+        try:
+            ring = self.find(domain)
+        except KeyRingRuleError:
+            return {}  # A domain whose name no file can have has no ring of its own.
+        return {} if ring is None else {domain.lower(): ring}
 
     def domains(self) -> tuple[bytes, ...]:
         """Return the domains that have a ring of their own, in order."""
         found = (_domain_of(name) for name in self._names() if name != DEFAULT_RING)
         return tuple(sorted(domain for domain in found if domain is not None))
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the paths of all rings, in order."""
+        return tuple(self.directory / name for name in self._names())
 
     def change(
         self, domain: bytes | None, change: Callable[[KeyRing | None], KeyRing], *, dry_run: bool = False
@@ -320,10 +327,10 @@ def parse_ring(octets: bytes, path: Path) -> KeyRing:
     if version != FORMAT:
         shown = f"'{version[:64]}'" if isinstance(version, str) else "unknown"
         what = f"{path} has format {shown}, this version reads '{FORMAT}'"
-        raise KeyRingDataError(what, "install the version that wrote it, or " + _RESTORE)
+        raise KeyRingDataError(what, "install the version that wrote it, or " + _restored(path))
     _same_fields(fields, _RING_FIELDS, path)
     if fields["checksum"] != _checksum({name: value for name, value in fields.items() if name != "checksum"}):
-        raise KeyRingDataError(f"{path} is damaged: its checksum does not fit", _RESTORE)
+        raise KeyRingDataError(f"{path} is damaged: its checksum does not fit", _restored(path))
     entries = fields["keys"]
     if not isinstance(entries, list):
         raise _wrong("keys", path)
@@ -332,7 +339,7 @@ def parse_ring(octets: bytes, path: Path) -> KeyRing:
     except KeyRingDataError as error:
         if str(path) in error.what:
             raise
-        raise KeyRingDataError(f"{path}: {error.what}", error.remedy or _RESTORE) from error
+        raise KeyRingDataError(f"{path}: {error.what}", error.remedy or _restored(path)) from error
 
 
 def _file_name(domain: bytes | None) -> str:
@@ -361,6 +368,13 @@ def _domain_of(file_name: str) -> bytes | None:
         return None
 
 
+def _restored(path: Path) -> str:
+    """Return what to do about a ring that is damaged."""
+    owner = None if path.name == DEFAULT_RING else _domain_of(path.name)
+    option = "" if owner is None else f" --domain {owner.decode('utf-8', 'replace')}"
+    return f"restore it from a copy, or move it away and make a new ring with 'batv key new{option}'"
+
+
 def _ascii_form(domain: bytes) -> bytes:
     """Return the one spelling of an internationalised domain under which its ring is kept."""
     if domain.isascii():
@@ -376,10 +390,10 @@ def _ascii_form(domain: bytes) -> bytes:
 def _fields(octets: bytes, path: Path) -> dict[str, object]:
     """Return the JSON object that a ring's file holds, plain or sealed."""
     if not octets:
-        raise KeyRingDataError(f"{path} is empty", _RESTORE)
+        raise KeyRingDataError(f"{path} is empty", _restored(path))
     if octets.startswith(b"\xef\xbb\xbf"):
         what = f"{path} begins with a byte order mark: an editor has changed it"
-        raise KeyRingDataError(what, _RESTORE)
+        raise KeyRingDataError(what, _restored(path))
     body = octets.removesuffix(b"\n").removesuffix(b"\r")
     whole = len(body) < len(octets) and body.endswith(b"}")
     try:
@@ -388,9 +402,9 @@ def _fields(octets: bytes, path: Path) -> dict[str, object]:
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_never, parse_float=_never)
     except (ValueError, RecursionError):
         # The cause is not chained: its message could quote a secret.
-        raise KeyRingDataError(f"{path} is damaged or cut short", _RESTORE) from None
+        raise KeyRingDataError(f"{path} is damaged or cut short", _restored(path)) from None
     if not isinstance(found, dict):
-        raise KeyRingDataError(f"{path} is no key ring", _RESTORE)
+        raise KeyRingDataError(f"{path} is no key ring", _restored(path))
     return found
 
 
@@ -412,9 +426,9 @@ def _checksum(fields: Mapping[str, object]) -> str:
 
 def _same_fields(fields: Mapping[str, object], expected: set[str], path: Path) -> None:
     for name in sorted(expected - set(fields)):
-        raise KeyRingDataError(f"{path} lacks the field '{name}'", _RESTORE)
+        raise KeyRingDataError(f"{path} lacks the field '{name}'", _restored(path))
     for name in sorted(set(fields) - expected):
-        raise KeyRingDataError(f"{path} has the unknown field '{name[:64]}'", _RESTORE)
+        raise KeyRingDataError(f"{path} has the unknown field '{name[:64]}'", _restored(path))
 
 
 def _key(entry: object, path: Path) -> Key:
@@ -458,7 +472,7 @@ def _day_or_none(fields: Mapping[str, object], name: str, path: Path) -> Day | N
 
 
 def _wrong(name: str, path: Path) -> KeyRingDataError:
-    return KeyRingDataError(f"{path} has a wrong value in the field '{name}'", _RESTORE)
+    return KeyRingDataError(f"{path} has a wrong value in the field '{name}'", _restored(path))
 
 
 def _iso(day: Day | None) -> str | None:

@@ -44,7 +44,7 @@ _NONCE_OCTETS: Final = 12
 _MASTER_KEY_FILE_LIMIT: Final = 128
 _HEX_KEY = re.compile(rb"[0-9A-Fa-f]{64}(?:\r?\n)?")
 _CREDENTIAL_NAME = re.compile(r"[0-9A-Za-z_.@:-]+")
-_RESTORE: Final = "restore it from a copy, or make a new ring with 'batv key new'"
+_RESTORE: Final = "restore it from a copy, or move it away and begin a new ring"
 
 
 def sealed(octets: bytes, ring: str, master_key: Secret) -> bytes:

@@ -61,10 +61,10 @@ def test_an_address_that_stays_unsigned_gives_its_reason_and_no_output(
 
 def test_without_a_key_that_signs_nothing_is_signed(batv: Command) -> None:
     """The reason is the same that mail is deferred for."""
-    batv("key", "revoke", "0")
+    batv("key", "revoke", "0", "--force")
     answer = batv("sign", "joe@example.com")
     assert (answer.status, answer.out) == (1, "")
-    assert answer.err.startswith("batv: no key of the ring signs on 2026-11-23: ")
+    assert answer.err.startswith("batv: no key of the default ring signs on 2026-11-23: ")
 
 
 @pytest.mark.parametrize("local", ["joe", '"a b"', "JOE", "=x", "prvs=x", "jörg", "a..b"])
@@ -172,9 +172,10 @@ def test_explain_names_the_setting_that_decides(batv: Command, address: str, dis
 
 def test_explain_says_when_mail_is_deferred(batv: Command) -> None:
     """Nothing else would tell why mail waits."""
-    batv("key", "revoke", "0")
+    batv("key", "revoke", "0", "--force")
     assert (
-        "mail from it:   answered 451: no key of the ring signs on 2026-11-23" in batv("explain", "joe@example.com").out
+        "mail from it:   answered 451: no key of the default ring signs on 2026-11-23"
+        in batv("explain", "joe@example.com").out
     )
 
 

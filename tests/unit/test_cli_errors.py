@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from batv.cli import Site, run
+from batv.cli import batv as command_line
 from tests.support.command import TODAY, Command, child_environment, process
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ def _ring(batv: Command) -> Path:
     return batv.keys / "default.ring"
 
 
+def _add(batv: Command, text: str) -> None:
+    batv.config.write_text(batv.config.read_text() + text)
+
+
 def _fifo(batv: Command) -> None:
     _ring(batv).unlink()
     os.mkfifo(_ring(batv))
@@ -71,7 +77,7 @@ MISTAKES = (
     Mistake("no such configuration", SIGN, 78, "make one with 'batv init", lambda b: b.config.unlink()),
     Mistake("broken TOML", SIGN, 78, "mend the TOML syntax", lambda b: b.config.write_text("[keys\n")),
     Mistake("settings that are not UTF-8", SIGN, 78, "write it as UTF-8", lambda b: b.config.write_bytes(b"# \xff")),
-    Mistake("unknown option", SIGN, 78, "no such option", lambda b: b.config.write_text("[keys]\ncolour = 1\n")),
+    Mistake("unknown option", SIGN, 78, "no such option", lambda b: _add(b, "[keys]\ncolour = 1\n")),
     Mistake("folder as configuration", SIGN, 74, "--config FILE", _folder),
     Mistake("huge configuration", SIGN, 78, "--config FILE", lambda b: os.truncate(b.config, 2 << 20)),
     Mistake("no address", ("sign",), 2, "missing argument 'ADDRESS': see 'batv sign --help'"),
@@ -84,9 +90,12 @@ MISTAKES = (
     Mistake("unknown option of a command", ("key", "list", "--colour"), 2, "see 'batv key list --help'"),
     Mistake("number out of range", ("key", "retire", "10"), 2, "see 'batv key retire --help'"),
     Mistake("lifetime out of range", ("key", "new", "--lifetime", "366"), 2, "see 'batv key new --help'"),
-    Mistake("no such key", ("key", "activate", "5"), 1, "there is no key 5 in the ring: see 'batv key list'"),
+    Mistake("no such key", ("key", "activate", "5"), 1, "there is no key 5 in the default ring: see 'batv key list'"),
     Mistake("a key that signs already", ("key", "activate", "0"), 1, "key 0 signs already since 2026-11-23"),
     Mistake("a key that is needed", ("key", "prune", "--number", "0"), 1, "retire it first"),
+    Mistake("no domain", SIGN, 78, "domains: there is none", lambda b: b.config.write_text("[keys]\n")),
+    Mistake("no number", ("key", "revoke"), 2, "which key? Give its number, as in 'batv key revoke 0': see 'batv key"),
+    Mistake("no number for Exim", ("key", "export", "--exim"), 2, "as in 'batv key export 1 --exim --out exim.secret'"),
     Mistake("export to nowhere", ("key", "export", "0"), 2, "say --out FILE"),
     Mistake("export of a secret as JSON", ("key", "export", "0", "--out", "-", "--json"), 2, "exclude each other"),
     Mistake(
@@ -152,7 +161,10 @@ def test_a_fault_of_ours_shows_neither_a_traceback_nor_its_text(
     status = run(["sign", "joe@example.com"], _Broken(broken))
     said = capsys.readouterr()
     assert (status, said.out) == (70, "")
-    assert said.err.startswith("batv: internal fault: RuntimeError in test_cli_errors.py line ")
+    line = (
+        r"batv: internal fault: RuntimeError in \S*test_cli_errors line \d+, called from batv\.cli\.?\S* line \d+: .*\n"
+    )
+    assert re.fullmatch(line, said.err)
     assert said.err.count("\n") == 1
     assert "canary" not in said.err
 
@@ -217,6 +229,25 @@ def test_help_names_every_command_without_importing_any(tmp_path: Path) -> None:
     )
     loaded = set(done.stderr.split())
     assert not loaded & {"rich", "pydantic", "asyncio", "batv.config", "batv.cli.keys", "batv.cli.address"}
+
+
+def _commands(group: click.Group, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [words]
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        below = (*words, name)
+        found += _commands(command, below) if isinstance(command, click.Group) else [below]
+    return found
+
+
+@pytest.mark.parametrize("words", _commands(command_line), ids=" ".join)
+def test_every_command_that_help_lists_has_help_of_its_own(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """A command that is listed but is not there, or cannot be imported, would be a broken promise."""
+    answer = process(*words, "--help", folder=tmp_path)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith(f"Usage: {' '.join(('batv', *words))} ")
 
 
 def test_a_key_command_without_a_table_does_not_import_rich(batv: Command) -> None:

@@ -13,6 +13,10 @@ from tests.support.command import TODAY, Answer, Command
 if TYPE_CHECKING:
     from pathlib import Path
 
+COPY: Final = (
+    "batv: if other hosts share the default ring, copy it to them {}: without it they take the new tags for forged\n"
+)
+
 CANARY: Final = b"canary-of-the-unit-tests"
 
 
@@ -48,7 +52,7 @@ def test_an_activated_key_signs_and_the_old_one_verifies_on(batv: Command) -> No
         "key 1 signs from 2026-11-23",
         "key 0 stops signing on 2026-11-23; its tags stay good until 2026-12-02",
     ]
-    assert "copy it to them now" in answer.err
+    assert answer.err == COPY.format("now")
     assert roles(batv) == {0: "retiring", 1: "signing"}
 
 
@@ -59,7 +63,7 @@ def test_a_rotation_gives_every_node_a_day(batv: Command) -> None:
         "key 1 made: it verifies now, and signs from 2026-11-24",
         "key 0 stops signing on 2026-11-24; its tags stay good until 2026-12-03",
     ]
-    assert answer.err == ""
+    assert answer.err == COPY.format("before 2026-11-24")
     assert roles(batv) == {0: "signing", 1: "pending"}
     batv.today = TODAY + 1
     assert roles(batv) == {0: "retiring", 1: "signing"}
@@ -71,7 +75,7 @@ def test_a_rotation_at_once_tells_to_copy_the_ring(batv: Command) -> None:
     """Other nodes would take the new tags for forged."""
     answer = batv("key", "rotate", "--activate-in", "0", "--lifetime", "30")
     assert answer.status == 0
-    assert "other nodes refuse tags of this key" in answer.err
+    assert answer.err == COPY.format("now")
     assert batv.ring().signing_key(TODAY).number == 1
     assert batv.ring().signing_key(TODAY).lifetime == 30
 
@@ -90,7 +94,7 @@ def test_a_new_key_has_the_lifetime_of_the_one_that_signs(batv: Command) -> None
         ("rotate",),
         ("activate", "1"),
         ("retire", "1"),
-        ("revoke", "0"),
+        ("revoke", "0", "--force"),
         ("prune",),
         ("import", "--number", "7", "--secret-file", "secret"),
     ],
@@ -109,7 +113,8 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(
     wet = batv("key", *arguments)
     assert wet.status == dry.status == 0
     assert dry.out.splitlines() == [f"would: {line}" for line in wet.out.splitlines()]
-    assert dry.err == wet.err
+    # Only what was done asks for more to be done.
+    assert "copy it to them" not in dry.err
 
 
 def test_the_only_key_that_signs_is_retired_by_force_only(batv: Command) -> None:
@@ -122,8 +127,14 @@ def test_the_only_key_that_signs_is_retired_by_force_only(batv: Command) -> None
     answer = batv("key", "retire", "0", "--force")
     assert answer.status == 0
     assert answer.out == "key 0 signs no more; its tags stay good until 2026-12-02\n"
-    assert "no key of this ring signs today" in answer.err
+    assert "no key of the default ring signs today" in answer.err
     assert roles(batv) == {0: "retiring"}
+
+
+def test_retiring_a_key_that_never_signed_promises_nothing_about_its_tags(batv: Command) -> None:
+    """It has none; what counts is when its number can be used again."""
+    batv("key", "new")
+    assert batv("key", "retire", "1").out == "key 1 will not sign; its number is free after 2026-12-02\n"
 
 
 def test_retiring_a_key_whose_successor_begins_later_is_refused(batv: Command) -> None:
@@ -137,13 +148,55 @@ def test_retiring_a_key_whose_successor_begins_later_is_refused(batv: Command) -
 
 def test_revoking_says_what_it_costs_and_warns(batv: Command) -> None:
     """It must work in an emergency without a question, and hide nothing."""
-    answer = batv("key", "revoke", "0")
+    answer = batv("key", "revoke", "0", "--force")
     assert answer.status == 0
     assert "bounces of mail that it signed count as forged from now on" in answer.out
-    assert "no key of this ring signs today: mail is then answered 451" in answer.err
+    assert "no key of the default ring signs today, and mail is then answered 451" in answer.err
+    assert "other hosts share the default ring, they go on accepting key 0 until they have the ring" in answer.err
     assert roles(batv) == {0: "revoked"}
     assert batv("key", "revoke", "0").status == 1
     assert batv("key", "new").out == "key 1 made: it signs from today\n"
+
+
+@pytest.mark.parametrize("domain", [None, "example.com"])
+@pytest.mark.parametrize("pending", [False, True])
+def test_the_only_key_that_signs_is_revoked_with_another_in_its_place_or_by_force(
+    batv: Command, domain: str | None, *, pending: bool
+) -> None:
+    """All mail would be deferred; the line has the two commands to type, whichever ring it is."""
+    options = [] if domain is None else ["--domain", domain]
+    if domain is not None:
+        batv("key", "new", *options)
+    if pending:
+        batv("key", "new", *options)
+    option = "".join(f" {word}" for word in options)
+    first = f"batv key activate 1{option}" if pending else f"batv key rotate --activate-in 0{option}"
+    ring = "the default ring" if domain is None else f"the ring of {domain}"
+    answer = batv("key", "revoke", "0", *options)
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == (
+        f"batv: without key 0 no key of {ring} signs today, and mail is then answered 451:"
+        f" first run '{first}', then 'batv key revoke 0{option}'; or say --force\n"
+    )
+    assert batv(*first.split()[1:]).status == 0
+    assert batv("key", "revoke", "0", *options).status == 0
+    assert roles(batv, domain.encode() if domain is not None else None) == {0: "revoked", 1: "signing"}
+
+
+def test_messages_about_the_ring_of_a_domain_name_it(batv: Command) -> None:
+    """The same command without --domain would change another ring."""
+    batv("key", "new", "--domain", "example.com")
+    batv("key", "revoke", "0", "--domain", "example.com", "--force")
+    remedy = "make one with 'batv key new --domain example.com' or let one sign with 'batv key activate N --domain"
+    for command in (("sign", "joe@example.com"), ("key", "list"), ("key", "prune", "--domain", "example.com")):
+        said = batv(*command).err
+        assert "no key of the ring of example.com signs" in said, command
+        assert remedy in said, command
+    for words in (("activate", "7"), ("export", "7", "--exim"), ("retire", "7")):
+        said = batv("key", *words, "--domain", "example.com").err
+        assert said == (
+            "batv: there is no key 7 in the ring of example.com: see 'batv key list --domain example.com'\n"
+        ), words
 
 
 def test_pruning_removes_what_is_spent_and_says_what_is_kept(batv: Command) -> None:
@@ -189,13 +242,14 @@ def test_the_list_warns_of_a_key_that_has_signed_for_long(batv: Command) -> None
     batv.today = TODAY + 300
     assert batv("key", "list").err == ""
     batv.today = TODAY + 301
-    assert "key 0 has signed for 301 days: change it with 'batv key rotate'" in batv("key", "list").err
+    said = "key 0 of the default ring has signed for 301 days: change it with 'batv key rotate'"
+    assert said in batv("key", "list").err
 
 
 def test_the_list_warns_where_no_key_signs(batv: Command) -> None:
     """Mail is being deferred."""
-    batv("key", "revoke", "0")
-    assert "no key of this ring signs today" in batv("key", "list").err
+    batv("key", "revoke", "0", "--force")
+    assert "no key of the default ring signs today" in batv("key", "list").err
 
 
 def test_a_domain_gets_a_ring_of_its_own(batv: Command) -> None:
@@ -251,7 +305,7 @@ def test_an_imported_key_signs_at_once_where_none_does(tmp_path: Path, capsys: p
 def test_an_imported_key_fills_the_days_until_a_planned_one_signs(batv: Command) -> None:
     """Neither may two keys sign on one day, nor may the plan be lost."""
     batv("key", "rotate", "--activate-in", "3")
-    batv("key", "revoke", "0")
+    batv("key", "revoke", "0", "--force")
     answer = _imported(batv, CANARY, "--number", "5")
     assert answer.out == "key 5 taken in: it signs from today until 2026-11-26, when another key begins\n"
     assert [batv.ring().signing_key(TODAY + days).number for days in (0, 2, 3)] == [5, 5, 1]
@@ -278,7 +332,7 @@ def test_a_ring_from_which_all_keys_are_gone_is_listed_as_empty(batv: Command) -
     batv("key", "prune")
     answer = batv("key", "list")
     assert "no key" in answer.out
-    assert "no key of this ring signs today" in answer.err
+    assert "no key of the default ring signs today" in answer.err
 
 
 def test_a_weak_secret_is_taken_only_if_that_is_said(batv: Command) -> None:
@@ -333,6 +387,8 @@ def test_export_checks_what_exim_can_share(batv: Command) -> None:
     assert batv("key", "export", "5", "--exim").status == 1
     batv("key", "new", "--printable", "--lifetime", "30")
     new = max(batv.ring().keys, key=lambda key: key.lifetime)
+    batv("key", "rotate", "--printable", "--lifetime", "31")
+    assert max(batv.ring().keys, key=lambda key: key.lifetime).secret.octets.isascii()
     answer = batv("key", "export", str(new.number), "--exim", "--out", str(batv.folder / "exim"))
     assert answer.status == 0
     assert f"${{prvs{{ADDRESS}}{{${{readfile{{{batv.folder}/exim}}}}}}{{{new.number}}}}}" in answer.out

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batv.cli import Site, run
-from batv.config import parse
+from batv.config import SECTIONS, parse
 from tests.support.command import TODAY, Answer, Command, process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -48,6 +51,7 @@ def test_init_marks_forged_bounces_and_names_the_day_from_which_to_discard(batv:
         "config": str(folder / "batv.toml"),
         "ring": str(folder / "keys" / "default.ring"),
         "ring_made": True,
+        "keys_closed": False,
         "discard_safe_from": "2026-12-01",
     }
     text = (folder / "batv.toml").read_text()
@@ -111,10 +115,154 @@ def test_check_tells_every_error_at_once(batv: Command) -> None:
     assert len(answer.fields["errors"]) == 3
 
 
+def test_init_closes_a_folder_of_keys_that_others_may_read(batv: Command) -> None:
+    """A checkout has one, with the mode that git gives it."""
+    keys = batv.folder / "site/keys"
+    keys.mkdir(parents=True)
+    keys.chmod(0o755)
+    answer = _init(batv, "--dir", str(keys.parent), "--domain", "example.com")
+    assert answer.status == 0
+    assert f"{keys} closed to other users: mode 0700" in answer.out.splitlines()
+    assert keys.stat().st_mode & 0o777 == 0o700
+
+
+def test_init_refuses_a_folder_of_keys_that_others_may_write(batv: Command) -> None:
+    """They may have put a ring there."""
+    keys = batv.folder / "site/keys"
+    keys.mkdir(parents=True)
+    keys.chmod(0o777)
+    answer = _init(batv, "--dir", str(keys.parent), "--domain", "example.com")
+    assert answer.status == 77
+    assert answer.err.endswith(f"writable by other users: run chmod 700 {keys}\n")
+    assert not (keys.parent / "batv.toml").exists()
+
+
+def test_a_quiet_init_says_nothing(batv: Command) -> None:
+    """A script has words of its own."""
+    answer = _init(batv, "--dir", str(batv.folder / "site"), "--domain", "example.com", "--quiet")
+    assert answer == Answer(0, "", "")
+
+
 def test_check_says_that_all_is_well(batv: Command) -> None:
-    """No news could also mean that no file was read."""
+    """No news could also mean that no file was read. Nothing is made on the way."""
+    batv("key", "new")
     assert batv("config", "check").out == f"{batv.config} has no errors: 2 domains, outbound and inbound proxy\n"
-    assert batv("config", "check", "--json").fields == {"config": str(batv.config), "errors": []}
+    answer = batv("config", "check", "--json")
+    assert (answer.status, answer.fields) == (0, {"config": str(batv.config), "errors": [], "warnings": []})
+    assert not (batv.folder / "var").exists()
+
+
+def _open_ring(batv: Command) -> None:
+    (batv.keys / "default.ring").chmod(0o644)
+
+
+def _no_keys(batv: Command) -> None:
+    shutil.rmtree(batv.keys)
+
+
+def _add(text: str) -> Callable[[Command], None]:
+    def add(batv: Command) -> None:
+        batv.config.write_text(batv.config.read_text() + text)
+
+    return add
+
+
+def _no_proxies(batv: Command) -> None:
+    batv.config.write_text('[domains."example.com"]\n')
+
+
+def _file_as_state(batv: Command) -> None:
+    (batv.folder / "var").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "said"),
+    [
+        (_no_keys, 78, "there is no key ring for example.com: make one with 'batv key new'"),
+        (_open_ring, 77, "default.ring has mode 0644, open to other users: run chmod 600"),
+        (lambda batv: batv.keys.chmod(0o777), 77, "writable by other users: run chmod 700"),
+        (lambda batv: os.truncate(batv.keys / "default.ring", 50), 65, "is damaged or cut short: restore it"),
+        (_add('[keys]\nmaster_key_file = "master.key"\n'), 78, "keys.master_key_file: there is no file"),
+        (_no_proxies, 78, "there is neither an [outbound] nor an [inbound] section: add one with listen and next_hop"),
+        (_file_as_state, 73, "var is no folder: move it away, or set state.directory"),
+    ],
+)
+def test_check_finds_what_would_keep_the_service_from_starting(
+    batv: Command, spoil: Callable[[Command], None], status: int, said: str
+) -> None:
+    """Whoever checks before a restart must not learn it from the restart."""
+    batv("key", "new")
+    spoil(batv)
+    answer = batv("config", "check")
+    assert (answer.status, answer.out) == (status, "")
+    assert all(line.startswith("batv: ") for line in answer.err.splitlines())
+    assert said in answer.err
+    answer = batv("config", "check", "--json")
+    assert (answer.status, answer.err) == (status, "")
+    assert any(said in line for line in answer.fields["errors"])
+
+
+def test_check_finds_everything_at_once(batv: Command) -> None:
+    """Each look costs a round; the status is that of a wrong configuration where the errors differ."""
+    batv("key", "new")
+    batv("key", "new", "--domain", "example.com")
+    _open_ring(batv)
+    os.truncate(batv.keys / "example.com.ring", 50)
+    _file_as_state(batv)
+    answer = batv("config", "check")
+    assert (answer.status, len(answer.err.splitlines())) == (78, 3)
+    assert "make a new ring with 'batv key new --domain example.com'" in answer.err
+
+
+def test_check_warns_where_no_key_signs(batv: Command) -> None:
+    """The service starts, and answers every message with 451."""
+    batv("key", "new", "--domain", "lists.example")
+    batv("key", "new")
+    batv("key", "revoke", "0", "--force", "--domain", "lists.example")
+    answer = batv("config", "check")
+    assert answer.status == 0
+    assert "has no errors" in answer.out
+    assert answer.err == (
+        "batv: warning: no key of the ring of lists.example signs on 2026-11-23, and mail is answered 451: make one"
+        " with 'batv key new --domain lists.example' or let one sign with 'batv key activate N --domain"
+        " lists.example'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "clients", "warned"),
+    [
+        ("0.0.0.0:10025", '"0.0.0.0/0"', True),
+        ("[::]:10025", '"192.0.2.0/24", "::/0"', True),
+        ("mail.example.com:10025", '"0.0.0.0/1", "128.0.0.0/1"', True),
+        ("127.0.0.1:10025", '"0.0.0.0/0"', False),
+        ("unix:socket", '"0.0.0.0/0"', False),
+        ("0.0.0.0:10025", '"10.0.0.0/8", "2001:db8::/32"', False),
+    ],
+)
+def test_check_warns_of_a_proxy_that_signs_for_everybody(
+    batv: Command, listen: str, clients: str, *, warned: bool
+) -> None:
+    """An open relay that signs: whoever finds it sends spam as the site."""
+    batv("key", "new")
+    text = batv.config.read_text().replace(
+        'listen = ["127.0.0.1:10025"]', f'listen = ["{listen}"]\nclients = [{clients}]'
+    )
+    batv.config.write_text(text)
+    answer = batv("config", "check", "--json")
+    assert answer.status == 0
+    assert ["anybody can send mail through it" in line for line in answer.fields["warnings"]] == [True] * warned
+
+
+def test_check_tells_root_what_the_user_of_the_service_cannot_read(batv: Command) -> None:
+    """A ring that root copied there is right for root, and the service does not start."""
+    batv("key", "new")
+    root = os.geteuid() == 0
+    if root:
+        os.chown(batv.keys, 65534, 65534)
+    warnings = batv("config", "check", "--json").fields["warnings"]
+    # Others can give nothing away, so that for them there is nothing to be found.
+    assert [line.endswith(f"run chown 65534 {batv.keys}/default.ring") for line in warnings] == [True] * root
 
 
 def test_what_show_prints_may_be_read_in_again(batv: Command) -> None:
@@ -124,6 +272,20 @@ def test_what_show_prints_may_be_read_in_again(batv: Command) -> None:
     assert shown.status == 0
     batv.config.write_text(shown.out)
     assert batv("config", "show", "--json").fields == before
+
+
+def test_the_defaults_are_shown_without_a_valid_file(batv: Command) -> None:
+    """Whoever mistyped an option looks for the right one while the file is wrong."""
+    before = batv("config", "show", "--defaults").out
+    batv.config.write_text("[keys\n")
+    answer = batv("config", "show", "--defaults")
+    assert (answer.status, answer.err, answer.out) == (0, "", before)
+    shown = tomllib.loads(answer.out)
+    assert set(shown) == set(SECTIONS)
+    for section, model in SECTIONS.items():
+        for option in model.model_fields:
+            assert f"\n{option} = " in answer.out or f"\n# {option} " in answer.out, (section, option)
+    assert batv("config", "show", "--defaults", "--json").fields["keys"]["directory"] == "keys"
 
 
 def test_show_tells_defaults_from_what_was_set(batv: Command) -> None:

@@ -209,7 +209,9 @@ def test_the_signing_key_is_the_one_of_the_day() -> None:
     """Where none signs, the caller has to know, and is told what to do."""
     one = ring(key(0, 1, 3), key(1, 3, 5), key(2))
     assert signers(one, range(7)) == [None, 0, 0, 1, 1, None, None]
-    with pytest.raises(NoSigningKeyError, match="no key of the ring signs on 2026-11-23: make one with 'batv key new'"):
+    with pytest.raises(
+        NoSigningKeyError, match="no key of the default ring signs on 2026-11-23: make one with 'batv key new'"
+    ):
         one.signing_key(D)
 
 
@@ -264,11 +266,20 @@ def test_the_next_number_is_the_next_free_one(keys: tuple[Key, ...], number: int
 def test_ten_live_keys_leave_no_number() -> None:
     """The administrator is told until when to wait, or what to do."""
     with pytest.raises(
-        KeyRingRuleError, match=r"all ten key numbers are in use.*: retire a key that is no longer needed"
+        KeyRingRuleError,
+        match=r"all ten key numbers are in use.*: retire a pending key that is not needed"
+        r" \(of 1, 2, 3, 4, 5, 6, 7, 8, 9\) with 'batv key retire N': its number is free 10 days later",
     ):
-        ring(*(key(n) for n in range(10))).free_number(D)
-    with pytest.raises(KeyRingRuleError, match=f"all ten key numbers are in use.*: wait until {D + 12}"):
-        ring(key(0, -9, 2), key(1, None, None, 2), *(key(n, None, 4) for n in range(2, 10))).free_number(D + -3)
+        ring(key(0, 0), *(key(n) for n in range(1, 10))).free_number(D)
+    waiting = ring(key(0, -9, 2), key(1, None, None, 2), *(key(n, None, 4) for n in range(2, 9)), key(9))
+    with pytest.raises(
+        KeyRingRuleError,
+        match=rf"in use.*: wait until {D + 12}, or retire a pending key.*\(of 2, 3, 4, 5, 6, 7, 8, 9\)",
+    ):
+        waiting.free_number(D + -3)
+    own = KeyRing(D, (key(0, 0), *(key(n) for n in range(1, 10))), b"own.example")
+    with pytest.raises(KeyRingRuleError, match=r"the ring of own\.example .*batv key retire N --domain own\.example'"):
+        own.free_number(D)
 
 
 def test_a_number_is_used_again_only_when_its_last_tag_is_dead() -> None:
@@ -332,7 +343,7 @@ def test_a_revoked_keys_plan_does_not_hinder() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda one: one.activated(5, D, D), "there is no key 5 in the ring: see 'batv key list'"),
+        (lambda one: one.activated(5, D, D), "there is no key 5 in the default ring: see 'batv key list'"),
         (lambda one: one.activated(1, D, D + -1), "2026-11-22 is past: activate a key from today on"),
         (lambda one: one.activated(0, D, D), "key 0 signs already since 2026-11-21"),
         (lambda one: one.activated(2, D, D), "key 2 is retiring and cannot sign again: make a new key"),

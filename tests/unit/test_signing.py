@@ -108,7 +108,7 @@ def test_a_whole_tag_without_a_user_is_an_address_like_any_other(text: str) -> N
 
 def test_nothing_is_signed_without_a_key_that_signs() -> None:
     """Mail that went out unsigned could not get its bounces back, so the caller has to know."""
-    with pytest.raises(NoSigningKeyError, match="no key of the ring signs on 2026-11-23: make one with"):
+    with pytest.raises(NoSigningKeyError, match="no key of the default ring signs on 2026-11-23: make one with"):
         signing.sign(USER, KeyRing(TODAY), TODAY)
 
 

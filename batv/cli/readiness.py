@@ -1,0 +1,179 @@
+"""What `batv config check` looks for beyond the text of the settings: whether the service could do its work with them.
+
+Nothing is made or changed. What only a start can show, such as an address that somebody else listens on, is left to
+the start: a site that runs must be able to check its settings.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from ipaddress import collapse_addresses, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError, UnsafeFileError
+from batv.keyring import KeyRings
+from batv.store.files import check_private_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+    from batv.cli import Site
+    from batv.config import Endpoint, OutboundSettings, Settings
+    from batv.day import Day
+    from batv.keyring import KeyRing
+    from batv.store.rings import RingStore
+
+__all__ = ["Readiness", "readiness"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What stands in the way of the service.
+
+    Attributes:
+        errors: what would keep it from starting.
+        warnings: what it would start with, though nobody can want it.
+    """
+
+    errors: tuple[BatvError, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def status(self) -> int:
+        """Exit status of a command that found this: that of the errors where they agree."""
+        statuses = {error.exit_status for error in self.errors}
+        return statuses.pop() if len(statuses) == 1 else ConfigError.exit_status if statuses else 0
+
+
+def readiness(site: Site, settings: Settings) -> Readiness:
+    """Return what stands in the way of a service with these settings."""
+    errors: list[BatvError] = []
+    warnings: list[str] = []
+    if settings.outbound is None and settings.inbound is None:
+        errors.append(
+            ConfigError("there is neither an [outbound] nor an [inbound] section", "add one with listen and next_hop")
+        )
+    if settings.outbound is not None:
+        warnings.extend(_open_to_all(settings.outbound))
+    try:
+        store = site.store(settings)
+    except BatvError as error:
+        errors.append(error)
+    else:
+        rings, unreadable = _rings(store, settings)
+        errors.extend(unreadable)
+        if not unreadable:
+            errors.extend(_without_ring(rings, settings))
+        warnings.extend(_without_key(rings, settings, site.today()))
+        warnings.extend(_for_root_only(store, settings))
+    state = Path(settings.state.directory)
+    errors.extend(_state(state))
+    if state.is_dir():
+        warnings.extend(_open_to_others(state))
+    # One ring can stand behind several domains: each thing is said once.
+    said = {str(error): error for error in errors}
+    return Readiness(tuple(said.values()), tuple(dict.fromkeys(warnings)))
+
+
+def _rings(store: RingStore, settings: Settings) -> tuple[KeyRings, list[BatvError]]:
+    """Return the rings that can be read, and what is wrong with the others."""
+    errors: list[BatvError] = []
+    own: dict[bytes, KeyRing] = {}
+    default = None
+    try:
+        default = store.find(None)
+    except BatvError as error:
+        errors.append(error)
+    for domain in settings.policy.domains:
+        try:
+            own |= store.read_own(domain)
+        except BatvError as error:
+            errors.append(error)
+    return KeyRings(default, own), errors
+
+
+def _without_ring(rings: KeyRings, settings: Settings) -> Iterator[BatvError]:
+    for domain in settings.policy.domains:
+        try:
+            rings.ring_for(domain)
+        except NoSigningKeyError as error:
+            # Not an answer to a question, as for other commands: the settings promise what is not there.
+            yield ConfigError(error.what, error.remedy)
+
+
+def _without_key(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str]:
+    for domain in settings.policy.domains if settings.outbound is not None else ():
+        try:
+            rings.ring_for(domain).signing_key(today)
+        except NoSigningKeyError as error:
+            if domain in rings.own or rings.default is not None:
+                yield f"{error.what}, and mail is answered 451: {error.remedy}"
+
+
+def _open_to_all(outbound: OutboundSettings) -> Iterator[str]:
+    public = [endpoint for endpoint in outbound.listen if not _loopback(endpoint)]
+    everybody = [str(network) for network in _collapsed(outbound.clients) if network.prefixlen == 0]
+    if public and everybody:
+        yield (
+            f"outbound.clients has {' and '.join(everybody)} while outbound.listen has {public[0]}: anybody can send"
+            " mail through it, signed as yours: name your own networks"
+        )
+
+
+def _collapsed(networks: Sequence[IPv4Network | IPv6Network]) -> Iterator[IPv4Network | IPv6Network]:
+    # Two halves are the whole.
+    yield from collapse_addresses([network for network in networks if network.version == 4])  # noqa: PLR2004 -- IPv4
+    yield from collapse_addresses([network for network in networks if network.version == 6])  # noqa: PLR2004 -- IPv6
+
+
+def _loopback(endpoint: Endpoint) -> bool:
+    if endpoint.path or endpoint.host == "localhost":
+        return True
+    try:
+        return ip_address(endpoint.host).is_loopback
+    except ValueError:
+        return False  # a name, which may mean anything
+
+
+def _state(folder: Path) -> Iterator[BatvError]:
+    journal = folder / "journal.jsonl"
+    remedy = f"give it to the service's user, {os.geteuid()} now, or set state.directory"
+    if folder.is_dir():
+        if not os.access(folder, os.W_OK | os.X_OK):
+            yield UnsafeFileError(f"cannot write to the folder {folder}", remedy)
+        elif journal.exists() and not os.access(journal, os.W_OK):
+            yield UnsafeFileError(f"cannot write {journal}", remedy)
+        return
+    above = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), Path("/"))
+    if not above.is_dir():
+        yield CannotCreateError(
+            f"cannot make the folder {folder}: {above} is no folder", "move it away, or set state.directory"
+        )
+    elif not os.access(above, os.W_OK | os.X_OK):
+        yield CannotCreateError(f"cannot make the folder {folder}: cannot write to {above}", f"make it and {remedy}")
+
+
+def _open_to_others(folder: Path) -> Iterator[str]:
+    try:
+        check_private_folder(folder)
+    except BatvError as error:
+        yield str(error)
+
+
+def _for_root_only(store: RingStore, settings: Settings) -> Iterator[str]:
+    """Yield what root can use and the service cannot, where it runs as the owner of the folder of the rings."""
+    if os.geteuid() != 0 or not store.directory.is_dir():
+        return
+    service = store.directory.stat().st_uid
+    state, master = Path(settings.state.directory), settings.keys.master_key_file
+    paths = [*store.files(), state, state / "journal.jsonl", *([Path(master)] if master is not None else [])]
+    for path in paths:
+        owner = path.lstat().st_uid if os.path.lexists(path) else service
+        if owner != service:
+            yield (
+                f"{path} belongs to user {owner}, but {store.directory} to user {service}: if the service runs as"
+                f" {service}, run chown {service} {path}"
+            )
