@@ -356,8 +356,12 @@ class Service:
             return
         try:
             rings = keys.store.read_all(self._settings.policy.domains)
-            if (rings.default is None and keys.rings.default is not None) or set(keys.rings.own) - set(rings.own):
-                raise ConfigError("a key ring file has vanished", "restore it, or send SIGHUP to go on without it")
+            lost = {str(keys.store.path(domain)) for domain in set(keys.rings.own) - set(rings.own)}
+            if rings.default is None and keys.rings.default is not None:
+                lost.add(str(keys.store.path(None)))
+            if lost:
+                what = f"{'a key ring has' if len(lost) == 1 else 'key rings have'} vanished, {', '.join(sorted(lost))}"
+                raise ConfigError(what, "restore what is missing, or send SIGHUP to go on without it")
         except BatvError as error:
             if fingerprint != self._refused_fingerprint:
                 self._refused_fingerprint = fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -209,7 +210,9 @@ def test_a_ring_that_vanishes_is_missed_by_nobody(service: ServiceProcess, next_
     octets = ring.read_bytes()
     at = len(service.log)
     ring.unlink()
-    service.wait_for_log(r"key rings not read, the old ones stay.*vanished", after=at)
+    service.wait_for_log(
+        rf"key rings not read, the old ones stay.*a key ring has vanished, {re.escape(str(ring))}: restore", after=at
+    )
     assert signed_sender(service, next_hop, b"joe@example.com") == service.tagged(b"joe@example.com")
     descriptor = os.open(ring, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
