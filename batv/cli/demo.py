@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ import click
 
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table, remark
+from batv.demo.maildir import mailbox_folder
 from batv.demo.processes import company
 from batv.demo.tour import CORRESPONDENTS, Course, Row, Tour, users_of
 from batv.errors import ConfigError
@@ -32,9 +34,11 @@ _BY_SIGNAL: Final = 128  # what a shell adds to the number of the signal that en
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, *, once: bool, as_json: bool) -> None:
-    """Take the tour: eight messages through both proxies, and what became of each.
+    """Take the tour: eight messages through both proxies, what became of each, and a count of all mailboxes.
 
-    The tour plays the next hop of both proxies itself, and the Internet behind it. It is not for a site that has mail.
+    The tour plays the next hop of both proxies itself, and the Internet behind it; it is not for a machine whose mail
+    servers listen there. Its journal, quarantine and log are in the folder `demo` of the state folder, its mailboxes in
+    `mail` beside it.
     """
     site = ctx.ensure_object(Site)
     visit = _Visit(site, once=once, as_json=as_json)
@@ -104,7 +108,8 @@ class _Visit:
             today=self._today,
             outbound=running.outbound,
             inbound=running.inbound,
-            state=Path(self._settings.state.directory),
+            state=running.state,
+            mail=running.mail,
         )
         return Tour(course, self._tell)
 
@@ -123,18 +128,18 @@ class _Visit:
         sys.stdout.flush()
 
     def _hint(self, running: Company) -> None:
-        state = Path(self._settings.state.directory)
         joe = users_of(self._domain)[0]
-        batv = "batv" if shutil.which("batv") else sys.argv[0]
+        batv = f"{_own_command()} --config {shlex.quote(str(self._config.absolute()))}"
         letter = "printf 'Subject: hello\\n\\nhello\\n' | curl -sST -"
+        journal = shlex.quote(str(running.state / "journal.jsonl"))
         for line in (
             "",
             "The proxies and their next hop go on until Ctrl-C.",
             "",
             f"  outbound   {running.outbound}",
             f"  inbound    {running.inbound}",
-            f"  mailboxes  {state / 'mail'}",
-            f"  journal    {state / 'journal.jsonl'}",
+            f"  mailboxes  {running.mail}",
+            f"  journal    {running.state / 'journal.jsonl'}",
             f"  log        {running.log}",
             "",
             f"To try by hand: mail that bounces (only {CORRESPONDENTS[0]} would get it),",
@@ -146,9 +151,23 @@ class _Visit:
             "",
             f"  {letter} smtp://{running.inbound} \\",
             f"    --mail-from '' --mail-rcpt {joe}",
-            f"  {batv} --config {self._config} sign {joe}",
+            f"  {batv} sign {joe}",
+            "",
+            "What became of it: the last records of the journal, and joe's mailbox.",
+            "",
+            f"  tail -n 3 {journal}",
+            f"  ls -t {shlex.quote(str(mailbox_folder(running.mail, joe) / 'new'))}",
         ):
             self._tell(line)
+
+
+def _own_command() -> str:
+    """Return how this command is called from any folder."""
+    called = Path(sys.argv[0]).absolute()
+    if called.name != "batv":
+        return f"{shlex.quote(sys.executable)} -m batv.cli"
+    found = shutil.which("batv")
+    return "batv" if found is not None and Path(found).absolute() == called else shlex.quote(str(called))
 
 
 def _first_domain(settings: Settings) -> str:

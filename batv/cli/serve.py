@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,6 +18,7 @@ from batv.observe.log import LogWriter, log_observer
 
 if TYPE_CHECKING:
     from batv.cli import Site
+    from batv.config import Settings
 
 __all__ = ["serve"]
 
@@ -25,9 +28,12 @@ _DESCRIPTORS: Final = 65_536
 
 @click.command()
 @click.argument("direction", type=click.Choice([direction.value for direction in Direction]), required=False)
+@click.option("--state", metavar="DIR", help="Keep journal and quarantine there, whatever the settings say.")
 @click.pass_obj
-def serve(site: Site, direction: str | None) -> None:
+def serve(site: Site, direction: str | None, state: str | None) -> None:
     """Run both proxies, or one of them, until SIGTERM. SIGHUP reloads settings and keys."""
+    # Until the service handles it, a reload that is asked for comes to nothing, and must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     directions = [Direction(direction)] if direction is not None else _configured(site)
     handler = LogWriter(sys.stderr.fileno())
     handler.setFormatter(logging.Formatter("batv/%(levelname)s: %(message)s"))
@@ -38,7 +44,7 @@ def serve(site: Site, direction: str | None) -> None:
     _allow_connections()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(site, directions))
+            runner.run(_serve(site, directions, state))
     finally:
         handler.close()
 
@@ -60,10 +66,17 @@ def _configured(site: Site) -> list[Direction]:
     return directions
 
 
-async def _serve(site: Site, directions: list[Direction]) -> None:
+async def _serve(site: Site, directions: list[Direction], state: str | None) -> None:
     from batv.proxy.service import Service, Source  # noqa: PLC0415 -- after the usage has been checked
 
-    service = Service(Source(site.settings, site.store), directions, log_observer)
+    def settings() -> Settings:
+        found = site.settings()
+        if state is None:
+            return found
+        elsewhere = found.state.model_copy(update={"directory": str(Path(state).absolute())})
+        return found.model_copy(update={"state": elsewhere})
+
+    service = Service(Source(settings, site.store), directions, log_observer)
     service.handle_signals()
     await service.start()
     await service.run()

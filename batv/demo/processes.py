@@ -1,6 +1,7 @@
 """The processes of the tour: `batv serve` as anybody would start it, and the next hop.
 
-Both write to one log file. They end with the tour, however it ends.
+Journal, quarantine and log of the tour are in the folder `demo` of the state folder, so that what a site has on record
+stays its own. Both processes write to one log file. They end with the tour, however it ends.
 """
 
 from __future__ import annotations
@@ -43,12 +44,16 @@ class Company:
     Attributes:
         outbound: where the outbound proxy listens.
         inbound: where the inbound proxy listens.
+        state: folder of the tour's journal and quarantine.
+        mail: folder of the mailboxes.
         log: what the processes wrote.
         processes: the proxies' process and the next hop's.
     """
 
     outbound: Endpoint
     inbound: Endpoint
+    state: Path
+    mail: Path
     log: Path
     processes: tuple[_Process, ...]
 
@@ -84,19 +89,21 @@ async def company(
         raise ConfigError("the tour needs both proxies, [outbound] and [inbound]", _ELSEWHERE)
     queue = _own(settings.outbound.next_hop, "outbound.next_hop")
     store = _own(settings.inbound.next_hop, "inbound.next_hop")
-    state = Path(settings.state.directory)
+    mail = Path(settings.state.directory, "mail")
+    state = Path(settings.state.directory, "demo")
+    make_folder(state.parent)
     make_folder(state)
-    log = state / "demo.log"
+    log = state / "log"
     grace = settings.smtp.drain_seconds + _GRACE_SECONDS
     async with AsyncExitStack() as stack:
-        serve = ["batv.cli", "--config", str(config), "serve"]
+        serve = ["batv.cli", "--config", str(config), "serve", "--state", str(state)]
         proxies = await _Process.start("the proxies", serve, log, grace)
         stack.push_async_callback(proxies.end)
         lines = await proxies.until("batv/INFO: ready")
         at = {match[1]: Endpoint.parse(match[2]) for match in map(_LISTENING.search, reversed(lines)) if match}
         if set(at) != {"outbound", "inbound"}:
             raise UnavailableError("the proxies do not listen on TCP", _ELSEWHERE)
-        options = {"--queue": queue, "--store": store, "--inbound": at["inbound"], "--mail": state / "mail"}
+        options = {"--queue": queue, "--store": store, "--inbound": at["inbound"], "--mail": mail}
         arguments = ["batv.demo.next_hop", *(str(word) for option in options.items() for word in option)]
         arguments += [word for user in users for word in ("--user", user)]
         arguments += [word for correspondent in correspondents for word in ("--correspondent", correspondent)]
@@ -105,7 +112,7 @@ async def company(
         # The stack runs backwards: the proxies have to lose their clients before their next hop.
         stack.push_async_callback(proxies.end)
         await next_hop.until(READY)
-        yield Company(at["outbound"], at["inbound"], log, (proxies, next_hop))
+        yield Company(at["outbound"], at["inbound"], state, mail, log, (proxies, next_hop))
 
 
 class _Process:

@@ -1,4 +1,4 @@
-"""The tour: eight messages, and what became of each.
+"""The tour: eight messages, what became of each, and a count of what is in all mailboxes together.
 
 What became of a message is read from what is there afterwards: the mailboxes, the journal, the quarantine. A reply
 alone proves nothing.
@@ -103,8 +103,8 @@ class _Arrival:
 class _Evidence:
     """Mailboxes, journal and quarantine, as far as they came to be since the evidence was begun."""
 
-    def __init__(self, state: Path) -> None:
-        self._mail = state / "mail"
+    def __init__(self, state: Path, mail: Path) -> None:
+        self._mail = mail
         self._quarantine = Maildir(state / "quarantine")
         self._journal = state / "journal.jsonl"
         self._begin = self._journal.stat().st_size if self._journal.exists() else 0
@@ -163,7 +163,8 @@ class Course:
         today: the day in UTC.
         outbound: where the outbound proxy listens.
         inbound: where the inbound proxy listens.
-        state: folder of journal, quarantine and mailboxes.
+        state: folder of journal and quarantine.
+        mail: folder of the mailboxes.
     """
 
     domain: str
@@ -174,6 +175,7 @@ class Course:
     outbound: Endpoint
     inbound: Endpoint
     state: Path
+    mail: Path
 
 
 class Tour:
@@ -195,7 +197,7 @@ class Tour:
         self._inbound = NextHop(course.inbound, PATIENCE, "mx.example")
         self._say = tell
         self._joe, self._ann = (Mailbox.parse(user.encode()) for user in users_of(course.domain)[:2])
-        self._evidence = _Evidence(course.state)
+        self._evidence = _Evidence(course.state, course.mail)
         self._ids: set[str] = set()
 
     async def take(self) -> list[Row]:

@@ -169,7 +169,8 @@ def test_a_tour_that_finds_something_else_says_no(folder: Path) -> None:
                 today=today,
                 outbound=running.outbound,
                 inbound=running.inbound,
-                state=folder / "var",
+                state=folder / "var/demo",
+                mail=folder / "var/mail",
             )
             rows = await Tour(course, lambda _: None).take()
         return {row.step: row.happened for row in rows if not row.ok}
@@ -187,7 +188,7 @@ def test_a_bounce_that_does_not_come_home_makes_the_status_1(folder: Path) -> No
     assert answer.returncode == 1
     assert {step: rows[step]["ok"] for step in _STEPS[:2]} == {"mail out": False, "its bounce": False}
     assert rows["plain mail"]["ok"]
-    assert answer.stderr.endswith(f"batv: not every step did what it should: see {folder}/var/demo.log\n")
+    assert answer.stderr.endswith(f"batv: not every step did what it should: see {folder}/var/demo/log\n")
 
 
 def test_the_proxies_go_on_until_they_are_told_to_end(folder: Path) -> None:
@@ -198,8 +199,32 @@ def test_the_proxies_go_on_until_they_are_told_to_end(folder: Path) -> None:
         assert demo.wait(timeout=_SECONDS) == 0
     assert processes_of(folder) == []
     out = (folder / "out").read_text()
-    assert "sign joe@example.com" in out
-    assert str(folder / "var/mail") in out
+    assert f"--config {folder}/batv.toml sign joe@example.com" in out
+    assert f"tail -n 3 {folder}/var/demo/journal.jsonl" in out
+    assert f"ls -t {folder}/var/mail/joe@example.com/new" in out
+
+
+def test_the_tour_leaves_the_records_of_the_site_alone(folder: Path) -> None:
+    """What a site has on record must not be mixed with mail that was made up."""
+    (folder / "var").mkdir(mode=0o700)
+    journal = folder / "var/journal.jsonl"
+    journal.write_text('{"time": "2026-11-23T00:00:00Z"}\n')
+    set_on_forged(folder, "quarantine")
+    answer = once(folder)
+    assert answer.returncode == 0, answer.stdout
+    assert journal.read_text() == '{"time": "2026-11-23T00:00:00Z"}\n'
+    assert sorted(path.name for path in (folder / "var").iterdir()) == ["demo", "journal.jsonl", "mail"]
+    assert {path.name for path in (folder / "var/demo").iterdir()} == {"journal.jsonl", "log", "quarantine"}
+
+
+def test_the_help_of_the_tour_says_how_many_messages_there_are(folder: Path) -> None:
+    """Whoever counts the table must come to the same number."""
+    said = subprocess.run([*_BATV, "demo", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "eight messages" in said
+    assert "a count of all mailboxes" in " ".join(said.split())
+    # Messages are numbered in the narration, and the last line of the table is the count.
+    assert re.findall(r"(?m)^([0-9])\. ", once(folder).stdout)[-1] == "8"
+    assert len(_STEPS) == 9
 
 
 @pytest.mark.parametrize("module", ["batv.cli", "batv.demo.next_hop"])
@@ -210,7 +235,7 @@ def test_the_demo_ends_when_one_of_its_processes_does(folder: Path, module: str)
         victim.kill()
         assert demo.wait(timeout=_SECONDS) == 69
     last = (folder / "out").read_text().splitlines()[-1]
-    assert re.fullmatch(r"batv: the (proxies|next hop) ended with status -9: see \S+/var/demo.log", last)
+    assert re.fullmatch(r"batv: the (proxies|next hop) ended with status -9: see \S+/var/demo/log", last)
     assert processes_of(folder) == []
 
 
@@ -218,7 +243,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_running(folder: Path) -> None:
     """The tour is ended at any moment; the processes it started are its own to end."""
     demo = subprocess.Popen([*_BATV, "demo"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        until((folder / "var/demo.log").exists, "log", _SECONDS)
+        until((folder / "var/demo/log").exists, "log", _SECONDS)
         demo.send_signal(signal.SIGINT)
         out, _ = demo.communicate(timeout=_SECONDS)
     finally:
