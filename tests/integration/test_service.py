@@ -367,6 +367,39 @@ def unstarted(tmp_path: Path, settings: str = "") -> ServiceProcess:
     return ServiceProcess(tmp_path, "127.0.0.1:9", settings)
 
 
+def test_a_reload_that_is_asked_for_during_the_start_does_not_end_the_process(
+    next_hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """A package's script reloads what was started a moment before: the mail must not stop for that."""
+    service = ServiceProcess(tmp_path, next_hop.address)
+    settings = tmp_path / "settings"
+    service.config.rename(settings)
+    # The start stops at a pipe until somebody has filled it; what is read after that is the file again.
+    os.mkfifo(service.config)
+    service.start()
+    try:
+        with service.config.open("wb") as pipe:
+            settings.rename(service.config)
+            service.reload()
+            pipe.write(service.config.read_bytes())
+        service.wait_for_log(r"\bready\b")
+        assert "reloaded" in reloaded(service)
+        service.stop()
+        assert service.wait() == 0
+    finally:
+        service.__exit__()
+
+
+def test_the_state_can_be_kept_elsewhere_for_one_run(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """A trial must not write into the journal of the site, after a reload either."""
+    code = f"import sys; sys.argv += ['--state', {str(tmp_path / 'trial')!r}]; {SERVE}"
+    with ServiceProcess(tmp_path, next_hop.address, code=code) as service:
+        assert "reloaded" in reloaded(service)
+        signed_sender(service, next_hop, b"joe@example.com")
+        assert (tmp_path / "trial/journal.jsonl").stat().st_size > 0
+        assert not service.journal_path.exists()
+
+
 def test_a_start_without_a_configuration_says_how_to_make_one(tmp_path: Path) -> None:
     """One line, exit status 78."""
     service = unstarted(tmp_path)
