@@ -174,16 +174,19 @@ class Service:
 
     async def reload(self) -> bool:
         """Read settings and rings anew; return whether they are in force."""
+        try:
+            # Whatever the new settings are worth: a journal that was renamed is not to be written to any more.
+            self._journal.reopen()
+        except BatvError as error:
+            self._notice(Level.ERROR, "journal not begun anew", cause=error)
         journal = None
         try:
             settings = self._source.settings()
             for direction in self._directions:
                 self._listener_settings(settings, direction)
             keys = self._read_keys(settings)
-            if settings.state != self._settings.state or settings.journal != self._settings.journal:
+            if (settings.state, settings.journal) != (self._settings.state, self._settings.journal):
                 journal = self._open_journal(settings)
-            else:
-                self._journal.reopen()
             opened = await self._open_listeners(settings)
         except BatvError as error:
             if journal is not None:

@@ -267,14 +267,17 @@ def test_a_discard_that_cannot_be_recorded_is_put_off(next_hop: RecordingNextHop
     assert len(next_hop.messages) == 3
 
 
-def test_rotation_takes_a_rename_and_a_signal(next_hop: RecordingNextHop, tmp_path: Path) -> None:
-    """As logrotate does it; no record is lost or written twice."""
+@pytest.mark.parametrize("settings", ["good", "broken"])
+def test_rotation_takes_a_rename_and_a_signal(next_hop: RecordingNextHop, tmp_path: Path, settings: str) -> None:
+    """As logrotate does it; no record is lost or written twice, though somebody is just editing the settings."""
     with ServiceProcess(tmp_path, next_hop.address) as service, SmtpClient(service.inbound) as client:
         assert client.mail(b"", [b"joe@example.com"], b"x\r\n").code == 250
         old = service.journal_path.rename(tmp_path / "old")
         assert client.mail(b"", [b"jim@example.com"], b"x\r\n").code == 250
+        if settings == "broken":
+            service.config.write_text("[smtp\n")
         service.reload()
-        service.wait_for_log(r"reloaded")
+        service.wait_for_log(r"reloaded|reload refused")
         assert client.mail(b"", [b"bob@example.com"], b"x\r\n").code == 250
         assert [record["forward_path"] for record in records(old)] == ["<joe@example.com>", "<jim@example.com>"]
         assert [record["forward_path"] for record in service.journal()] == ["<bob@example.com>"]
