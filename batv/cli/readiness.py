@@ -66,7 +66,8 @@ def readiness(site: Site, settings: Settings) -> Readiness:
         rings, unreadable = _rings(store, settings)
         errors.extend(unreadable)
         if not unreadable:
-            errors.extend(_without_ring(rings, settings))
+            # The settings are none the worse for it: on a new site the key is the next thing to make.
+            warnings.extend(_without_ring(rings, settings))
         warnings.extend(_without_key(rings, settings, site.today()))
         warnings.extend(_for_root_only(store, settings))
     state = Path(settings.state.directory)
@@ -95,13 +96,12 @@ def _rings(store: RingStore, settings: Settings) -> tuple[KeyRings, list[BatvErr
     return KeyRings(default, own), errors
 
 
-def _without_ring(rings: KeyRings, settings: Settings) -> Iterator[BatvError]:
+def _without_ring(rings: KeyRings, settings: Settings) -> Iterator[str]:
     for domain in settings.policy.domains:
         try:
             rings.ring_for(domain)
         except NoSigningKeyError as error:
-            # Not an answer to a question, as for other commands: the settings promise what is not there.
-            yield ConfigError(error.what, error.remedy)
+            yield f"{error.what}, and the service does not start: {error.remedy}"
 
 
 def _without_key(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str]:

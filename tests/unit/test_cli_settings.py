@@ -175,10 +175,18 @@ def _file_as_state(batv: Command) -> None:
     (batv.folder / "var").touch()
 
 
+def test_check_says_that_there_is_no_key_yet(batv: Command) -> None:
+    """The settings are none the worse for it; on a new site the key is the next thing to make."""
+    batv("key", "new")
+    _no_keys(batv)
+    answer = batv("config", "check")
+    assert answer.status == 0
+    assert "there is no key ring for example.com, and the service does not start: make one with" in answer.err
+
+
 @pytest.mark.parametrize(
     ("spoil", "status", "said"),
     [
-        (_no_keys, 78, "there is no key ring for example.com: make one with 'batv key new'"),
         (_open_ring, 77, "default.ring has mode 0644, open to other users: run chmod 600"),
         (lambda batv: batv.keys.chmod(0o777), 77, "writable by other users: run chmod 700"),
         (lambda batv: os.truncate(batv.keys / "default.ring", 50), 65, "is damaged or cut short: restore it"),
