@@ -29,6 +29,9 @@ ON_THE_WAY: Final = re.compile(
 )
 """Fields that other systems put on, on the way or in the archive."""
 
+RUN: Final = ("postfix", "exim", "haraka")
+"""The dialects whose systems were run for the captures."""
+
 REPLIES: Final = {
     Action.FAILED: ("5.1.1", "550 5.1.1 <nobody@away.example>: Recipient address rejected: User unknown"),
     Action.DELAYED: ("4.4.1", "451 4.4.1 Connection timed out"),
@@ -139,9 +142,9 @@ def test_a_dialect_is_that_of_the_system_as_it_runs_today(path: Path) -> None:
 
 
 def test_there_are_captures_of_every_kind_of_report() -> None:
-    """Those of Postfix and of Exim, which are free to be run anywhere."""
+    """Those of the servers that are free to be run anywhere."""
     found = {tuple(path.stem.split("-")[::2]) for path in CAPTURES.glob("*.eml")}
-    wanted = {(name, action.value) for name in ("postfix", "exim") for action in BY_NAME[name].actions}
+    wanted = {(name, action.value) for name in RUN for action in BY_NAME[name].actions}
     assert found >= wanted
 
 

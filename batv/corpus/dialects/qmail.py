@@ -1,7 +1,8 @@
-"""qmail, and Haraka, whose text is modelled on it: no MIME, one text.
+"""qmail: no MIME, one text; and Haraka, whose text is modelled on it, as the first part of a delivery report.
 
 qmail's form is D. J. Bernstein's QSBMF. Its messages end their lines with LF until qmail-remote sends them.
-qmail's is checked against real ones; Haraka's follows the template that it ships.
+Both are checked against real ones. Haraka's is that of an installation with Haraka's template for bounces and not its
+template with HTML; Haraka reports failures only.
 """
 
 from __future__ import annotations
@@ -9,8 +10,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
+from uuid import UUID
 
-from batv.corpus.dialects.report import Action, Dialect, Report, plain, rendered, whole_text
+from batv.corpus.dialects.report import (
+    Action,
+    Dialect,
+    Report,
+    headers_part,
+    mixed,
+    plain,
+    rendered,
+    status_part,
+    text_part,
+    whole_text,
+)
 
 __all__ = ["HARAKA", "QMAIL"]
 
@@ -42,25 +55,54 @@ def _qmail(report: Report) -> bytes:
 
 def _haraka(report: Report) -> bytes:
     date = format_datetime(datetime.fromtimestamp(report.now, UTC))
+    identity = _uuid(report)
     text = (
         f"Hi. This is the Haraka Mailer program at {report.host}.\n"
-        "I'm afraid I wasn't able to deliver your message to the following addresses.\n"
-        "This is a permanent error; I've given up. Sorry it didn't work out.\n\n"
-        f"Intended Recipients: <{report.recipient}>\nFailure Reason: {report.reply}\n\n"
-        f"{whole_text(report.letter.octets)}"
+        f"I'm afraid I wasn't able to deliver your message\n    \"{_ascii(report.letter.subject)}\"\n"
+        "to the following addresses.\nThis is a permanent error; I've given up. Sorry it didn't work out.\n\n"
+        f"Intended Recipients: <{report.recipient}>\n"
+        f"Failure Reason: Error: Some recipients failed: <{report.recipient}>\n\n"
+        f"<{report.recipient}>: {report.reply}\n"
     )
-    message = plain(
+    message = mixed(
         (
+            ("Received", f"(Haraka outbound); {date}"),
             ("Received", f"(Haraka {report.rng.randrange(300, 32000)} invoked for bounce); {date}"),
             ("Date", date),
             ("From", f"MAILER-DAEMON@{report.host}"),
-            ("To", report.to),
+            ("To", f"<{report.to}>"),
+            ("Auto-Submitted", "auto-replied"),
             ("Subject", "failure notice"),
             ("Message-Id", f"<{report.message_id}@{report.host}>"),
+            ("Content-Type", f'multipart/report; report-type=delivery-status;\n    boundary="boundary_{identity}"'),
+            ("References", report.letter.message_id),
         ),
-        text,
-    )
+        (
+            text_part(text),
+            status_part(
+                (
+                    (("Original-Envelope-Id", report.letter.message_id), ("Reporting-MTA", f"dns;{report.host}"),
+                     ("Arrival-Date", format_datetime(datetime.fromtimestamp(report.letter.sent, UTC)))),
+                    (("Final-Recipient", f"rfc822;{report.recipient}"), ("Action", "failed"),
+                     ("Status", report.status), ("Remote-MTA", report.remote),
+                     ("Diagnostic-Code", f"smtp;{report.reply}")),
+                ),
+                (("Content-type", "message/delivery-status"),),
+            ),
+            headers_part(report.letter.octets, (("Content-Description", "Undelivered Message Headers"),
+                                                ("Content-Type", "text/rfc822-headers"))),
+        ),
+        "This is a MIME-encapsulated message.\n",
+    )  # fmt: skip
     return rendered(message)
+
+
+def _uuid(report: Report) -> str:
+    return str(UUID(int=report.rng.getrandbits(128), version=4)).upper()
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _date(seconds: int) -> str:
