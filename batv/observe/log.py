@@ -26,6 +26,9 @@ _WAITING_LINES: Final = 10_000
 """Lines that wait for a slow reader; at 300 octets each they are 3 MB."""
 
 _CLOSING_SECONDS: Final = 2.0
+_GATHERING_SECONDS: Final = 0.05
+"""For how long lines are gathered: a thread that woke up for each would cost as much as the relay of the message."""
+
 _LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
@@ -45,6 +48,7 @@ class LogWriter(logging.Handler):
         self._waiting_lines = waiting_lines
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lost = 0
+        self._closing = threading.Event()
         # A daemon, or a reader that has stopped for good would keep the process from ending.
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
@@ -58,6 +62,7 @@ class LogWriter(logging.Handler):
 
     def close(self) -> None:
         """Write what waits, for two seconds at most."""
+        self._closing.set()
         self._lines.put(None)
         self._thread.join(_CLOSING_SECONDS)
         super().close()
@@ -66,6 +71,7 @@ class LogWriter(logging.Handler):
         open_ = True
         while open_:
             lines = [self._lines.get()]
+            self._closing.wait(_GATHERING_SECONDS)
             while not self._lines.empty():
                 lines.append(self._lines.get())
             lost, self._lost = self._lost, 0
