@@ -1,4 +1,8 @@
-"""Lotus Domino and Novell GroupWise. Domino is checked against a real one."""
+"""Lotus Domino and Novell GroupWise. Both are checked against real ones.
+
+GroupWise's is that of 6.5 and 7.0: several parts by its type, of which there is one, and nothing of the message comes
+back.
+"""
 
 from __future__ import annotations
 
@@ -64,12 +68,12 @@ def _domino(report: Report) -> bytes:
 
 def _groupwise(report: Report) -> bytes:
     reason = "user not found" if report.status.startswith("5.1") else report.reply
-    text = f"The message that you sent was undeliverable to the following:\n\t{report.recipient} ({reason})\n\n"
+    text = f"The message that you sent was undeliverable to the following:\n\n\t{report.recipient} ({reason})\n\n"
     name = f"=__Part{token(report.rng, 8)}.{report.rng.randrange(10)}__="
     message = mixed(
         (
             ("Message-Id", f"<s{token(report.rng, 7).lower()}.{report.message_id}@{report.host}>"),
-            ("X-Mailer", "Novell GroupWise Internet Agent 8.0.3"),
+            ("X-Mailer", "Novell GroupWise Internet Agent 7.0.1 "),
             ("Date", date_text(report.now)),
             ("From", f"Mailer-Daemon@{report.host}"),
             ("To", report.to),
@@ -78,10 +82,9 @@ def _groupwise(report: Report) -> bytes:
             ("Content-Type", f'multipart/mixed; boundary="{name}"'),
         ),
         (
-            text_part(text, (("Content-Type", "text/plain; charset=US-ASCII"),
+            text_part(text, (("Content-Type", "text/plain; charset=UTF-8"),
                              ("Content-Transfer-Encoding", "quoted-printable"),
                              ("Content-Disposition", "inline"))),
-            message_part(report.letter.octets),
         ),
         "This is a MIME message. If you are reading this text, you may want to \n"
         "consider changing to a mail reader or gateway that understands how to \n"

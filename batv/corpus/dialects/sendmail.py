@@ -10,6 +10,7 @@ from typing import Final
 from batv.corpus.dialects.report import (
     Action,
     Dialect,
+    Fields,
     Report,
     headers_part,
     message_part,
@@ -30,7 +31,20 @@ _SUBJECTS: Final = {
     Action.EXPANDED: "Return receipt",
     Action.DELIVERED: "Return receipt",
 }
+_RETRY_SECONDS: Final = 5 * 86400
 _AUTO: Final = {Action.FAILED: "failure", Action.DELAYED: "warning-timeout"}
+
+
+_ACTIONS: Final = {
+    Action.RELAYED: "relayed (to non-DSN-aware mailer)",
+    Action.EXPANDED: "expanded (to multi-recipient alias)",
+    Action.DELIVERED: "delivered (to mailbox)",
+}
+_DONE: Final = {
+    Action.RELAYED: ("relayed to non-DSN-aware mailer", "relayed; expect no further notifications"),
+    Action.EXPANDED: ("expanded by mailing list", "expanded to multiple addresses"),
+    Action.DELIVERED: ("successfully delivered to mailbox", "Successfully delivered"),
+}
 
 
 def _write(report: Report) -> bytes:
@@ -40,17 +54,18 @@ def _write(report: Report) -> bytes:
     text = f"The original message was received at {arrived}\nfrom localhost [127.0.0.1]\n\n" + _text(report)
     about_recipient = (
         ("Final-Recipient", f"RFC822; {report.recipient}"),
-        ("Action", report.action.value),
+        ("X-Actual-Recipient", f"rfc822; {report.recipient}"),
+        ("Action", _ACTIONS.get(report.action, report.action.value)),
         ("Status", report.status),
-        ("Remote-MTA", f"DNS; {report.remote}"),
-        ("Diagnostic-Code", f"SMTP; {report.reply}"),
+        *_remote(report),
         ("Last-Attempt-Date", date),
+        *_retry(report),
     )
     body_back = report.action is Action.FAILED
     message = mixed(
         (
-            ("Received", (f"from localhost (localhost)\n\tby {report.host} (8.17.1/8.17.1/Debian-2) id {queue_id};\n"
-             f"\t{date}")),
+            ("Received", ("from localhost (localhost)\n"
+             f"\tby {report.host} (8.17.1.9/8.17.1.9/Debian-2+deb12u2) id {queue_id};\n\t{date}")),
             ("Date", date),
             ("From", f"Mail Delivery Subsystem <MAILER-DAEMON@{report.host}>"),
             ("Message-Id", f"<{report.message_id}.{queue_id}@{report.host}>"),
@@ -72,6 +87,16 @@ def _write(report: Report) -> bytes:
     return rendered(message)
 
 
+def _remote(report: Report) -> Fields:
+    told = (("Remote-MTA", f"DNS; {report.remote}"), ("Diagnostic-Code", f"SMTP; {report.reply}"))
+    return told if report.action in {Action.FAILED, Action.RELAYED} else ()
+
+
+def _retry(report: Report) -> Fields:
+    until = (("Will-Retry-Until", date_text(report.letter.sent + _RETRY_SECONDS)),)
+    return until if report.action is Action.DELAYED else ()
+
+
 def _text(report: Report) -> str:
     match report.action:
         case Action.FAILED:
@@ -79,8 +104,8 @@ def _text(report: Report) -> str:
                 "   ----- The following addresses had permanent fatal errors -----\n"
                 f"<{report.recipient}>\n    (reason: {report.reply})\n\n"
                 "   ----- Transcript of session follows -----\n"
-                f"... while talking to {report.remote}.:\n>>> DATA\n<<< {report.reply}\n"
-                f"550 5.1.1 <{report.recipient}>... User unknown\n<<< 503 5.5.1 Error: no valid recipients\n"
+                f"... while talking to {report.remote}.:\n>>> RCPT To:<{report.recipient}>\n<<< {report.reply}\n"
+                f"550 5.1.1 <{report.recipient}>... User unknown\n"
             )
         case Action.DELAYED:
             return (
@@ -90,14 +115,11 @@ def _text(report: Report) -> str:
                 "Warning: message still undelivered after 4 hours\nWill keep trying until message is 5 days old\n"
             )
         case _:
-            what = {
-                Action.RELAYED: "(relayed to non-DSN-aware mailer)",
-                Action.EXPANDED: "(expanded by mailing list)",
-            }.get(report.action, "(successfully delivered to mailbox)")
+            what, end = _DONE[report.action]
             return (
                 "   ----- The following addresses had successful delivery notifications -----\n"
-                f"<{report.recipient}>  {what}\n\n   ----- Transcript of session follows -----\n"
-                f"<{report.recipient}>... relayed; expect no further notifications\n"
+                f"<{report.recipient}>  ({what})\n\n   ----- Transcript of session follows -----\n"
+                f"<{report.recipient}>... {end}\n"
             )
 
 
