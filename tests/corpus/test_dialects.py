@@ -29,7 +29,7 @@ ON_THE_WAY: Final = re.compile(
 )
 """Fields that other systems put on, on the way or in the archive."""
 
-RUN: Final = ("postfix", "exim", "haraka", "opensmtpd", "courier")
+RUN: Final = ("postfix", "exim", "haraka", "sendmail", "opensmtpd", "courier")
 """The dialects whose systems were run for the captures."""
 
 REPLIES: Final = {

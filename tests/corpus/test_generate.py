@@ -123,7 +123,7 @@ def test_every_message_is_one_that_a_mail_reader_understands(ground: Ground) -> 
             continue
         message = message_from_bytes(corpus.message(entry), policy=policy.default)
         assert [part.defects for part in message.walk() if part.defects] == [], entry.file
-        assert message["From"], entry.file
+        assert dict(message.raw_items()).get("From"), entry.file  # raw: the library's parser fails at Courier's
         seen.add(message["Message-ID"])
     assert len(seen) == sum(entry.ending is Ending.MESSAGE for entry in corpus.entries)
 

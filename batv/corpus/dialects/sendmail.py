@@ -1,6 +1,6 @@
-"""Sendmail: all kinds of report, with the transcript of its session.
+"""Sendmail: all kinds of report but expansions, with the transcript of its session. Checked against real ones.
 
-Checked against real ones.
+It reports an expansion by a list that has an owner as a delivery.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ _SUBJECTS: Final = {
     Action.FAILED: "Returned mail: see transcript for details",
     Action.DELAYED: "Warning: could not send message for past 4 hours",
     Action.RELAYED: "Return receipt",
-    Action.EXPANDED: "Return receipt",
     Action.DELIVERED: "Return receipt",
 }
 _RETRY_SECONDS: Final = 5 * 86400
@@ -37,12 +36,17 @@ _AUTO: Final = {Action.FAILED: "failure", Action.DELAYED: "warning-timeout"}
 
 _ACTIONS: Final = {
     Action.RELAYED: "relayed (to non-DSN-aware mailer)",
-    Action.EXPANDED: "expanded (to multi-recipient alias)",
     Action.DELIVERED: "delivered (to mailbox)",
 }
+_WARNING: Final = """\
+    **********************************************
+    **      THIS IS A WARNING MESSAGE ONLY      **
+    **  YOU DO NOT NEED TO RESEND YOUR MESSAGE  **
+    **********************************************
+
+"""
 _DONE: Final = {
     Action.RELAYED: ("relayed to non-DSN-aware mailer", "relayed; expect no further notifications"),
-    Action.EXPANDED: ("expanded by mailing list", "expanded to multiple addresses"),
     Action.DELIVERED: ("successfully delivered to mailbox", "Successfully delivered"),
 }
 
@@ -51,7 +55,11 @@ def _write(report: Report) -> bytes:
     date = date_text(report.now)
     arrived = date_text(report.letter.sent)
     queue_id = token(report.rng, 14, _LOWER)
-    text = f"The original message was received at {arrived}\nfrom localhost [127.0.0.1]\n\n" + _text(report)
+    delayed = report.action is Action.DELAYED
+    text = (
+        _WARNING if delayed else ""
+    ) + f"The original message was received at {arrived}\nfrom localhost [127.0.0.1]\n\n{_text(report)}"
+    client = () if delayed else (("Received-From-MTA", "DNS; localhost"),)
     about_recipient = (
         ("Final-Recipient", f"RFC822; {report.recipient}"),
         ("X-Actual-Recipient", f"rfc822; {report.recipient}"),
@@ -61,7 +69,7 @@ def _write(report: Report) -> bytes:
         ("Last-Attempt-Date", date),
         *_retry(report),
     )
-    body_back = report.action is Action.FAILED
+    body_back = delayed or report.action is Action.FAILED
     message = mixed(
         (
             ("Received", ("from localhost (localhost)\n"
@@ -78,8 +86,8 @@ def _write(report: Report) -> bytes:
         ),
         (
             text_part(text, ()),
-            status_part(((("Reporting-MTA", f"dns; {report.host}"), ("Received-From-MTA", "DNS; localhost"),
-                          ("Arrival-Date", arrived)), about_recipient)),
+            status_part(((("Reporting-MTA", f"dns; {report.host}"), *client, ("Arrival-Date", arrived)),
+                         about_recipient)),
             message_part(report.letter.octets) if body_back else headers_part(report.letter.octets),
         ),
         "This is a MIME-encapsulated message\n",
@@ -88,8 +96,14 @@ def _write(report: Report) -> bytes:
 
 
 def _remote(report: Report) -> Fields:
-    told = (("Remote-MTA", f"DNS; {report.remote}"), ("Diagnostic-Code", f"SMTP; {report.reply}"))
-    return told if report.action in {Action.FAILED, Action.RELAYED} else ()
+    spoken_to = (("Remote-MTA", f"DNS; {report.remote}"),)
+    match report.action:
+        case Action.DELIVERED:
+            return ()
+        case Action.DELAYED:
+            return spoken_to
+        case _:
+            return (*spoken_to, ("Diagnostic-Code", f"SMTP; {report.reply}"))
 
 
 def _retry(report: Report) -> Fields:
@@ -109,8 +123,7 @@ def _text(report: Report) -> str:
             )
         case Action.DELAYED:
             return (
-                "   ----- The following addresses had transient non-fatal errors -----\n"
-                f"<{report.recipient}>\n\n   ----- Transcript of session follows -----\n"
+                "   ----- Transcript of session follows -----\n"
                 f"<{report.recipient}>... Deferred: Connection timed out with {report.remote}.\n"
                 "Warning: message still undelivered after 4 hours\nWill keep trying until message is 5 days old\n"
             )
@@ -123,5 +136,5 @@ def _text(report: Report) -> str:
             )
 
 
-SENDMAIL: Final = Dialect("sendmail", frozenset(Action), _write)
+SENDMAIL: Final = Dialect("sendmail", frozenset(_SUBJECTS), _write)
 """Sendmail, since 8.8."""
