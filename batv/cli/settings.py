@@ -142,7 +142,8 @@ def config() -> None:
 def check(ctx: click.Context, *, as_json: bool) -> None:
     """Find at once all that would keep the service from its work, in the settings and in what they name.
 
-    Exit status 0 if there is nothing, else 78, or that of the error where all are of one kind.
+    Exit status 0 if there is no error, else 78, or that of the error where all are of one kind. A key ring that is not
+    made yet is no error of the settings: it is a warning, though the service does not start without it.
     """
     site = ctx.ensure_object(Site)
     path = site.config_path
