@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from difflib import get_close_matches
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -34,16 +35,21 @@ from batv.verdict import Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from enum import Enum
+
+    from pydantic_core import InitErrorDetails
 
 __all__ = [
+    "ARRAYS",
     "SECTIONS",
+    "Announce",
+    "ClientCertificate",
     "DomainSettings",
     "Endpoint",
     "InboundSettings",
     "JournalSettings",
     "KeysSettings",
     "NextHopSettings",
+    "NextHopTls",
     "OutboundSettings",
     "Settings",
     "SmtpSettings",
@@ -63,8 +69,20 @@ _TWICE: Final = {
 }
 """What tomllib says, in Python's words, and what it means."""
 
+_SAID: Final = {
+    "missing": "is missing: set it",
+    "string_type": "write text in quotes",
+    "bool_type": "write true or false, without quotes",
+    "int_type": "write a whole number, without quotes",
+    "float_type": "write a number, without quotes",
+    "finite_number": "write a number, without quotes",
+}
+"""What pydantic calls an error, and what to do about it."""
+
 _DOMAIN_NAME = re.compile(DOMAIN)
+_GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAX_PORT: Final = 65_535
+_LISTENER_PATHS: Final = ("tls_certificate", "tls_key", "tls_client_ca", "next_hop_tls_ca", "next_hop_credentials")
 _DOMAIN_TABLE: Final = '[domains."example.com"]'
 _ON_FORGED: Final = (
     Disposition.DISCARD,
@@ -79,8 +97,48 @@ class _FormError(ValueError):
     """A value of another type than its option has. A ValueError, since pydantic collects those."""
 
 
+class Announce(Enum):
+    """How the next hop learns which client a message came from."""
+
+    AUTO = "auto"  # XFORWARD, else XCLIENT, where the next hop offers them
+    OFF = "off"
+    XFORWARD = "xforward"
+    XCLIENT = "xclient"
+    PROXY_V1 = "proxy-v1"
+    PROXY_V2 = "proxy-v2"
+
+
+class NextHopTls(Enum):
+    """Whether the way to the next hop is encrypted, and whether it must be the right one that answers."""
+
+    OFF = "off"
+    OPPORTUNISTIC = "opportunistic"  # STARTTLS where it is offered; nothing is verified (RFC 7435)
+    REQUIRED = "required"  # STARTTLS, verified
+    IMPLICIT = "implicit"  # TLS from the first octet (RFC 8314 section 3.3), verified
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the certificate must be signed by a trusted authority, for the right name."""
+        return self in {NextHopTls.REQUIRED, NextHopTls.IMPLICIT}
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield each option that does not go with the others, its tables before it with dots, and what is wrong."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        found: list[InitErrorDetails] = [
+            {"type": "value_error", "loc": tuple(option.split(".")), "input": None, "ctx": {"error": ValueError(said)}}
+            for option, said in self._contradictions()
+        ]
+        if found:
+            # Raised by a validator, the errors join those of the other tables, each with its own place.
+            raise ValidationError.from_exception_data(type(self).__name__, found)
+        return self
 
 
 class Endpoint(_Section):
@@ -90,24 +148,30 @@ class Endpoint(_Section):
         host: name or IP address without brackets; empty for a Unix socket.
         port: TCP port; 0 lets the system choose one to listen on.
         path: path of the Unix socket; empty for TCP.
+        lmtp: LMTP (RFC 2033) is spoken there, not SMTP.
     """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    lmtp: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the endpoint written `HOST:PORT`, `[V6]:PORT` or `unix:PATH`.
+        """Return the endpoint written `HOST:PORT`, `[V6]:PORT` or `unix:PATH`, each with `lmtp:` before it or not.
 
         Raises:
             ValueError: the text has another form.
         """
-        form = f"'{text}' is no address: write HOST:PORT, [V6]:PORT or unix:PATH"
+        # In `lmtp:24` it is the name of a host.
+        lmtp = text.startswith("lmtp:") and ":" in text.removeprefix("lmtp:")
+        scheme = "lmtp:" if lmtp else ""
+        form = f"'{text}' is no address: write {scheme}HOST:PORT, {scheme}[V6]:PORT or {scheme}unix:PATH"
+        text = text.removeprefix(scheme)
         if text.startswith("unix:"):
             if not text.removeprefix("unix:"):
                 raise ValueError(form)
-            return cls(path=text.removeprefix("unix:"))
+            return cls(path=text.removeprefix("unix:"), lmtp=lmtp)
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
@@ -116,23 +180,50 @@ class Endpoint(_Section):
             raise ValueError(form)
         if bracketed:
             host = str(ip_address(host[1:-1]))
-        return cls(host=host, port=int(port))
+        return cls(host=host, port=int(port), lmtp=lmtp)
 
     def __str__(self) -> str:
         """Return the endpoint as it is written in the settings."""
+        scheme = "lmtp:" if self.lmtp else ""
         if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+            return f"{scheme}unix:{self.path}"
+        return f"{scheme}[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}{self.host}:{self.port}"
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing that goes there leaves this host: a Unix socket, or the loopback interface."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name, which may mean anything
 
 
 def _endpoint(value: object) -> object:
     if isinstance(value, Endpoint):
         return value
-    if isinstance(value, list):
-        raise _FormError("write one address in quotes, without brackets")
     if not isinstance(value, str):
         raise _FormError('write an address in quotes, as in "127.0.0.1:10026"')
     return Endpoint.parse(value)
+
+
+def _next_hops(value: object) -> object:
+    """Turn one address into a list of one; what a list holds is looked at item by item."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    if not isinstance(value, str):
+        raise _FormError('write an address in quotes, as in "127.0.0.1:10026", or a list of such addresses')
+    return (Endpoint.parse(value),)
+
+
+def _one_or_more(value: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    if not value:
+        raise ValueError("is empty: name at least one address")
+    twice = next((endpoint for number, endpoint in enumerate(value) if endpoint in value[:number]), None)
+    if twice is not None:
+        raise ValueError(f"{twice} stands there twice: leave one out")
+    return value
 
 
 def _network(value: object) -> object:
@@ -192,6 +283,27 @@ def _domain_name_set(names: Iterable[object]) -> frozenset[str]:
     return frozenset(_domain_name(name) for name in names)
 
 
+def _certificate_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise _FormError('write a name in quotes, as in "mail.example.com" or "*.example.com"')
+    # Certificates hold the ASCII form (RFC 5280 section 7.2): another one would be equal to none of their names.
+    if not name.isascii() or not _DOMAIN_NAME.fullmatch(name.removeprefix("*.").encode()):
+        raise ValueError(f"'{name}' is no name of a certificate: write it as in mail.example.com or *.example.com")
+    return name.lower()
+
+
+def _guid(value: str) -> str:
+    if not _GUID.fullmatch(value.lower()):
+        raise ValueError(f"'{value}' is no tenant id: write it as in 01234567-89ab-cdef-0123-456789abcdef")
+    return value.lower()
+
+
+def _tables(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    raise _FormError("write a line [[outbound.client_certificates]] for each, and its options on the lines below")
+
+
 def _form_set(words: Iterable[object]) -> frozenset[Enum]:
     return frozenset(map(_word(ForeignForm), words))
 
@@ -204,6 +316,8 @@ def _path(value: str) -> str:
 
 EndpointField = Annotated[Endpoint, BeforeValidator(_endpoint)]
 NetworkField = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+NetworksField = Annotated[tuple[NetworkField, ...], _list("192.0.2.1/32")]
+ListenField = Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")]
 PathField = Annotated[str, AfterValidator(_path)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -221,24 +335,106 @@ class KeysSettings(_Section):
         None, description="name of the systemd credential that holds the master key, instead of `master_key_file`"
     )
 
-    @model_validator(mode="after")
-    def _one_master_key(self) -> Self:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.master_key_file is not None and self.master_key_credential is not None:
-            raise ValueError("master_key_file and master_key_credential are both set: leave one out")
-        return self
+            yield "master_key_credential", "master_key_file is set too: leave one out"
 
 
 class _ListenerSettings(_Section):
-    listen: Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")] = Field(description="addresses to listen on")
-    next_hop: EndpointField = Field(description="where the mail goes on to")
+    listen: ListenField = Field(description="addresses to listen on")
+    listen_tls: ListenField = Field(
+        (), description="addresses to listen on with TLS from the first octet (RFC 8314), as on port 465"
+    )
+    tls_certificate: PathField | None = Field(
+        None, description="PEM file of the certificate and its chain; STARTTLS is offered with it"
+    )
+    tls_key: PathField | None = Field(
+        None, description="PEM file of the key, mode 0600; not set: it is in `tls_certificate`"
+    )
+    tls_client_ca: PathField | None = Field(
+        None, description="PEM file of the authorities whose certificates clients may show"
+    )
+    proxy_protocol_from: NetworksField = Field(
+        (),
+        description="networks of load balancers that say with a PROXY header who the client is",
+    )
+    xclient_from: NetworksField = Field((), description="networks of peers that may say with XCLIENT who the client is")
+    xforward_from: NetworksField = Field(
+        (), description="networks of peers that may say with XFORWARD who the client is"
+    )
+    next_hop: Annotated[tuple[EndpointField, ...], BeforeValidator(_next_hops), AfterValidator(_one_or_more)] = Field(
+        description="where the mail goes on to: an address, or a list that is tried in order"
+    )
+    next_hop_identity: Annotated[Announce, _enum(Announce)] = Field(
+        Announce.AUTO,
+        description="how the next hop learns who the client is: xforward, xclient, proxy-v1, proxy-v2, off;"
+        " auto: XFORWARD, else XCLIENT, where it offers them",
+    )
+    next_hop_tls: Annotated[NextHopTls, _enum(NextHopTls)] = Field(
+        NextHopTls.OFF,
+        description="off; opportunistic: STARTTLS if offered, unverified; required: STARTTLS, verified;"
+        " implicit: TLS from the first octet, verified",
+    )
+    next_hop_tls_ca: PathField | None = Field(
+        None, description="PEM file of the authorities that vouch for the next hop; not set: those of the system"
+    )
+    next_hop_tls_name: Annotated[str, BeforeValidator(_domain_name)] | None = Field(
+        None, description="name that the next hop's certificate must hold; not set: the host of its address"
+    )
+    next_hop_credentials: PathField | None = Field(
+        None, description="file, mode 0600, of two lines: user and password to log in with at the next hop"
+    )
 
-    @model_validator(mode="after")
-    def _no_loop(self) -> Self:
-        if not self.listen:
-            raise ValueError("listen is empty: name at least one address")
-        if any(listen == self.next_hop and listen.port != 0 for listen in self.listen):
-            raise ValueError(f"next_hop {self.next_hop} is this proxy itself: mail would go round in a loop")
-        return self
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from self._listening_contradictions()
+        yield from self._next_hop_contradictions()
+
+    def _listening_contradictions(self) -> Iterator[tuple[str, str]]:
+        if not self.listen and not self.listen_tls:
+            yield "listen", "is empty: name at least one address"
+        for option, endpoints in (("listen", self.listen), ("listen_tls", self.listen_tls)):
+            for endpoint in endpoints:
+                if endpoint.lmtp:
+                    yield option, f"{endpoint} is LMTP, which is spoken to a mail store: leave lmtp: out"
+        for endpoint in self.listen_tls:
+            if endpoint in self.listen and (endpoint.path or endpoint.port != 0):
+                yield "listen_tls", f"{endpoint} stands in listen too: leave one out"
+        if self.tls_certificate is None:
+            for option in ("listen_tls", "tls_key", "tls_client_ca"):
+                if getattr(self, option):
+                    yield option, "is of no use without a certificate: set tls_certificate too"
+
+    def _next_hop_contradictions(self) -> Iterator[tuple[str, str]]:
+        for endpoint in self.next_hop:
+            plain = endpoint.model_copy(update={"lmtp": False})
+            if plain in (*self.listen, *self.listen_tls) and (endpoint.path or endpoint.port != 0):
+                yield "next_hop", f"{endpoint} is this proxy itself: mail would go round in a loop"
+            if self.next_hop_tls.verifies and endpoint.path and self.next_hop_tls_name is None:
+                yield "next_hop_tls", f"{endpoint} has no name to verify: set next_hop_tls_name"
+        if not self.next_hop_tls.verifies:
+            for option in ("next_hop_tls_ca", "next_hop_tls_name"):
+                if getattr(self, option) is not None:
+                    yield option, "nothing is verified: set next_hop_tls to required or implicit, or leave it out"
+            far = next((endpoint for endpoint in self.next_hop if not endpoint.local), None)
+            if self.next_hop_credentials is not None and far is not None:
+                said = f"the password would be for all to read on the way to {far}"
+                yield "next_hop_credentials", f"{said}: set next_hop_tls to required or implicit"
+
+
+class ClientCertificate(_Section):
+    """A certificate with which clients may send, and what for."""
+
+    name: Annotated[str, BeforeValidator(_certificate_name)] = Field(
+        description="DNS name in the certificate's subjectAltName: exact, or *.example.com for any one label before it"
+    )
+    domains: Annotated[frozenset[str], _list("example.com", _domain_name_set)] = Field(
+        frozenset(), description="domains of yours whose mail it may send; empty: all"
+    )
+    tenant: Annotated[str, AfterValidator(_guid)] | None = Field(
+        None,
+        description="Exchange Online tenant id that must stand in X-MS-Exchange-CrossTenant-Id;"
+        " against other tenants, which show the same certificate",
+    )
 
 
 class OutboundSettings(_ListenerSettings):
@@ -248,6 +444,24 @@ class OutboundSettings(_ListenerSettings):
         (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
         description="networks whose mail is taken and signed; any other client is refused with 554 5.7.1",
     )
+    client_certificates: Annotated[tuple[ClientCertificate, ...], BeforeValidator(_tables)] = Field(
+        (), description="tables, one for each certificate whose holder is taken for a client of yours"
+    )
+    require_local_source: bool = Field(
+        default=False,
+        description="sign only what a peer of `xforward_from` announces with XFORWARD SOURCE=LOCAL;"
+        " against signing what is only forwarded",
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super()._contradictions()
+        for endpoint in self.next_hop:
+            if endpoint.lmtp:
+                yield "next_hop", f"{endpoint}: LMTP is delivery: the outbound proxy needs a queue behind it"
+        if self.client_certificates and self.tls_client_ca is None:
+            yield "client_certificates", "no client is asked for a certificate: set tls_client_ca"
+        if self.require_local_source and not self.xforward_from:
+            yield "require_local_source", "nobody's XFORWARD is believed: name the peers in xforward_from"
 
 
 class InboundSettings(_ListenerSettings):
@@ -323,6 +537,15 @@ class SmtpSettings(_Section):
         ge=10,
         description="commands in a row that bring no message nearer (NOOP, RSET, errors); against busy idling",
     )
+    workers: int = Field(1, ge=1, le=64, description="processes that share each port; one uses one core")
+    add_received: bool = Field(
+        default=False, description="put a Received field before each message (RFC 5321 section 4.4); for tracing"
+    )
+    max_hops: int = Field(
+        100,
+        ge=10,
+        description="Received fields of a message; one with more is refused with 554 5.4.6; against loops",
+    )
 
 
 class NextHopSettings(_Section):
@@ -335,6 +558,9 @@ class NextHopSettings(_Section):
     )
     message_seconds: Seconds = Field(570, description="seconds for the reply to the message (clients wait 600)")
     idle_seconds: Seconds = Field(30, description="seconds for which an unused connection to the next hop is kept")
+    backoff_seconds: Seconds = Field(
+        30, description="seconds for which a next hop that is out of reach is passed over while another one answers"
+    )
 
 
 class TagsSettings(_Section):
@@ -380,13 +606,17 @@ class Settings(_Section):
             names[name.lower()] = settings
         return names
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.inbound is not None:
-            both = sorted(self.inbound.relay_domains & set(self.domains))
-            if both:
-                raise ValueError(f"{both[0]} stands under domains and in inbound.relay_domains: leave one out")
-        return self
+            for name in sorted(self.inbound.relay_domains & set(self.domains)):
+                yield "inbound.relay_domains", f"{name} stands under domains too: leave one out"
+        if self.outbound is not None:
+            ours = self.policy.domains
+            for number, certificate in enumerate(self.outbound.client_certificates):
+                for name in sorted(certificate.domains):
+                    if _spellings(name).isdisjoint(ours):
+                        place = f"outbound.client_certificates.{number}.domains"
+                        yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
 
     @property
     def policy(self) -> Policy:
@@ -412,6 +642,9 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "tags": TagsSettings,
 }
 """The options of each table; `domains` has one table for each domain."""
+
+ARRAYS: Final[Mapping[str, type[BaseModel]]] = {"outbound.client_certificates": ClientCertificate}
+"""The options of each table that may be repeated, with its name in double brackets."""
 
 
 def _spellings(name: str) -> set[bytes]:
@@ -473,24 +706,28 @@ def _anchored(settings: Settings, base: str) -> Settings:
     def absolute(path: str) -> str:
         return path if path.startswith("/") else f"{base}/{path}"
 
-    keys = {"directory": absolute(settings.keys.directory)}
-    if settings.keys.master_key_file is not None:
-        keys["master_key_file"] = absolute(settings.keys.master_key_file)
     changes: dict[str, Any] = {
-        "keys": settings.keys.model_copy(update=keys),
-        "state": settings.state.model_copy(update={"directory": absolute(settings.state.directory)}),
+        "keys": _with_paths(settings.keys, ("directory", "master_key_file"), absolute),
+        "state": _with_paths(settings.state, ("directory",), absolute),
     }
-    for side in (settings.outbound, settings.inbound):
+    for name in ("outbound", "inbound"):
+        side = getattr(settings, name)
         if side is None:
             continue
-        name = "outbound" if side is settings.outbound else "inbound"
-        listen = tuple(_anchored_endpoint(endpoint, absolute) for endpoint in side.listen)
-        next_hop = _anchored_endpoint(side.next_hop, absolute)
-        changes[name] = side.model_copy(update={"listen": listen, "next_hop": next_hop})
+        endpoints = {
+            option: tuple(_anchored_endpoint(endpoint, absolute) for endpoint in getattr(side, option))
+            for option in ("listen", "listen_tls", "next_hop")
+        }
+        changes[name] = _with_paths(side.model_copy(update=endpoints), _LISTENER_PATHS, absolute)
     return settings.model_copy(update=changes)
 
 
-def _anchored_endpoint(endpoint: Endpoint, absolute: Any) -> Endpoint:  # noqa: ANN401 -- a local function
+def _with_paths(section: _Section, options: Iterable[str], absolute: Callable[[str], str]) -> _Section:
+    paths = {option: getattr(section, option) for option in options}
+    return section.model_copy(update={option: absolute(path) for option, path in paths.items() if path is not None})
+
+
+def _anchored_endpoint(endpoint: Endpoint, absolute: Callable[[str], str]) -> Endpoint:
     return endpoint.model_copy(update={"path": absolute(endpoint.path)}) if endpoint.path else endpoint
 
 
@@ -511,8 +748,6 @@ def _said(detail: Mapping[str, Any], where: tuple[str, ...]) -> str:
     match detail["type"]:
         case "extra_forbidden":
             return _no_such_option(where, detail["input"])
-        case "missing":
-            return "is missing: set it"
         case "value_error":
             text = str(limits["error"])
             return text[:1].lower() + text[1:]
@@ -520,21 +755,17 @@ def _said(detail: Mapping[str, Any], where: tuple[str, ...]) -> str:
             return f"must be more than {limits['gt']:g}"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}"
-        case "string_type":
-            return "write text in quotes"
-        case "bool_type":
-            return "write true or false, without quotes"
-        case "int_type":
-            return "write a whole number, without quotes"
-        case "float_type" | "finite_number":
-            return "write a number, without quotes"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}"
         case "literal_error":
             return f"write one of these words, in quotes: {limits['expected']}".replace("'", "").replace(" or ", ", ")
+        case "model_type" if ".".join(where[:-1]) in ARRAYS:
+            return f"write a table: a line [[{'.'.join(where[:-1])}]], and its options on the lines below"
         case "model_type":
             head = ".".join(part if _BARE_KEY.fullmatch(part) else json.dumps(part) for part in where)
             return f"write a table: a line [{head}], and its options on the lines below"
-        case _:
-            return "this value cannot stand here: see 'batv config show --defaults'"
+        case kind:
+            return _SAID.get(kind, "this value cannot stand here: see 'batv config show --defaults'")
 
 
 def _no_such_option(where: tuple[str, ...], value: object) -> str:
@@ -546,7 +777,8 @@ def _no_such_option(where: tuple[str, ...], value: object) -> str:
             name, inner = below[0]
             parts.append(name)
         return f'put the domain in quotes: [domains."{".".join(parts)}"]'
-    model: type[BaseModel] = SECTIONS[tables[0]] if tables else Settings
+    repeated = ARRAYS.get(".".join(tables[:-1]))
+    model: type[BaseModel] = repeated or (SECTIONS[tables[0]] if tables else Settings)
     near = get_close_matches(option.lower(), model.model_fields, 1)
     meant = f"did you mean '{near[0]}'? " if near else ""
     return f"no such option: {meant}'batv config show --defaults' lists those there are"
@@ -591,9 +823,11 @@ def _lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
     """Yield each key of a TOML text with the line on which it is set.
 
     tomllib does not tell lines, so each line that looks like a table's head or a key is handed to it alone; what it
-    cannot read by itself (the inside of a list or of a long string) is passed over.
+    cannot read by itself (the inside of a list or of a long string) is passed over. A table that is repeated has its
+    number, from 0, behind its name.
     """
     table: tuple[str, ...] = ()
+    seen: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         head = stripped.startswith("[")
@@ -604,9 +838,16 @@ def _lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
             keys = tuple(_only_path(tomllib.loads(candidate)))
         except tomllib.TOMLDecodeError:
             continue
-        if head:
-            table = keys
-        yield (keys if head else (*table, *keys)), number
+        if not head:
+            yield (*table, *keys), number
+            continue
+        table = keys
+        if stripped.startswith("[["):
+            seen[keys] = seen.get(keys, -1) + 1
+            if not seen[keys]:
+                yield keys, number
+            table = (*keys, str(seen[keys]))
+        yield table, number
 
 
 def _only_path(table: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from ipaddress import collapse_addresses, ip_address
+from ipaddress import collapse_addresses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from batv.cli import Site
-    from batv.config import Endpoint, OutboundSettings, Settings
+    from batv.config import OutboundSettings, Settings
     from batv.day import Day
     from batv.keyring import KeyRing
     from batv.store.rings import RingStore
@@ -114,7 +114,7 @@ def _without_key(rings: KeyRings, settings: Settings, today: Day) -> Iterator[st
 
 
 def _open_to_all(outbound: OutboundSettings) -> Iterator[str]:
-    public = [endpoint for endpoint in outbound.listen if not _loopback(endpoint)]
+    public = [endpoint for endpoint in (*outbound.listen, *outbound.listen_tls) if not endpoint.local]
     everybody = [str(network) for network in _collapsed(outbound.clients) if network.prefixlen == 0]
     if public and everybody:
         yield (
@@ -127,15 +127,6 @@ def _collapsed(networks: Sequence[IPv4Network | IPv6Network]) -> Iterator[IPv4Ne
     # Two halves are the whole.
     yield from collapse_addresses([network for network in networks if network.version == 4])  # noqa: PLR2004 -- IPv4
     yield from collapse_addresses([network for network in networks if network.version == 6])  # noqa: PLR2004 -- IPv6
-
-
-def _loopback(endpoint: Endpoint) -> bool:
-    if endpoint.path or endpoint.host == "localhost":
-        return True
-    try:
-        return ip_address(endpoint.host).is_loopback
-    except ValueError:
-        return False  # a name, which may mean anything
 
 
 def _state(folder: Path) -> Iterator[BatvError]:

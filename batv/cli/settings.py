@@ -18,7 +18,7 @@ from batv.address import DOMAIN
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, remark
 from batv.cli.readiness import readiness
-from batv.config import SECTIONS, Endpoint, Settings, defaults, parse
+from batv.config import ARRAYS, SECTIONS, Endpoint, Settings, defaults, parse
 from batv.errors import BatvError, CannotCreateError, ConfigError
 from batv.keyring import DEFAULT_LIFETIME_DAYS, SECRET_OCTETS, Key, KeyRing, Secret
 from batv.store.files import close_folder, make_folder, write_atomically
@@ -260,12 +260,22 @@ def _options() -> Iterator[str]:
     """Yield every option as TOML: what must be set stands in a comment."""
     for name, table in SECTIONS.items():
         yield f"[{name}]" if name != "domains" else '[domains."example.com"]'
-        for option, field in table.model_fields.items():
-            yield f"# {field.description or ''}"
-            value = None if field.is_required() else _plain(field.default)
-            unset = "must be set" if field.is_required() else "is not set"
-            yield f"# {option} {unset}" if value is None else f"{option} = {_toml(value)}"
+        yield from _options_of(table)
         yield ""
+        for array, item in ARRAYS.items():
+            if array.startswith(f"{name}."):
+                # None is there by default, so all of it stands in comments.
+                yield f"# [[{array}]]"
+                yield from (line if line.startswith("#") else f"# {line}" for line in _options_of(item))
+                yield ""
+
+
+def _options_of(table: type[BaseModel]) -> Iterator[str]:
+    for option, field in table.model_fields.items():
+        yield f"# {field.description or ''}"
+        value = None if field.is_required() else _plain(field.default)
+        unset = "must be set" if field.is_required() else "is not set"
+        yield f"# {option} {unset}" if value is None else f"{option} = {_toml(value)}"
 
 
 def _shown_table(name: str, table: BaseModel, standard: BaseModel | None) -> Iterator[str]:
@@ -282,4 +292,8 @@ def _shown_table(name: str, table: BaseModel, standard: BaseModel | None) -> Ite
 def _toml(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        # TOML has no word for what is not set.
+        items = (f"{option} = {_toml(item)}" for option, item in value.items() if item is not None)
+        return f"{{ {', '.join(items)} }}"
     return json.dumps(value, ensure_ascii=False)

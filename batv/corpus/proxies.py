@@ -157,18 +157,15 @@ async def own_proxy(
     """
     with tempfile.TemporaryDirectory(prefix="batv-corpus-") as folder:
         state = Path(folder) / "state"
-        listener = {"listen": (_LOOPBACK,), "next_hop": sink.endpoint}
-        inbound = (
-            settings.inbound.model_copy(update=listener)
-            if settings.inbound is not None
-            else InboundSettings(listen=(_LOOPBACK,), next_hop=sink.endpoint)
-        )
+        # How the site listens and reaches its mail store is nothing to the sink: what it relays is.
+        relayed = settings.inbound.relay_domains if settings.inbound is not None else frozenset[str]()
+        inbound = InboundSettings(listen=(_LOOPBACK,), next_hop=(sink.endpoint,), relay_domains=relayed)
         changed = settings.model_copy(
             update={
                 "outbound": None,
                 "inbound": inbound,
                 "state": settings.state.model_copy(update={"directory": str(state)}),
-                "smtp": settings.smtp.model_copy(update={"drain_seconds": 1.0}),
+                "smtp": settings.smtp.model_copy(update={"drain_seconds": 1.0, "workers": 1}),
             }
         )
         findings = Findings()

@@ -12,7 +12,6 @@ import re
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -87,8 +86,8 @@ async def company(
     """
     if settings.outbound is None or settings.inbound is None:
         raise ConfigError("the tour needs both proxies, [outbound] and [inbound]", _ELSEWHERE)
-    queue = _own(settings.outbound.next_hop, "outbound.next_hop")
-    store = _own(settings.inbound.next_hop, "inbound.next_hop")
+    queue = _own(settings.outbound.next_hop[0], "outbound.next_hop")
+    store = _own(settings.inbound.next_hop[0], "inbound.next_hop")
     mail = Path(settings.state.directory, "mail")
     state = Path(settings.state.directory, "demo")
     make_folder(state.parent)
@@ -210,9 +209,6 @@ class _Process:
 
 def _own(endpoint: Endpoint, setting: str) -> Endpoint:
     """Return where the tour's next hop shall listen: here, where it can get no mail but the tour's."""
-    loopback = endpoint.host == "localhost"
-    with suppress(ValueError):
-        loopback = loopback or ip_address(endpoint.host).is_loopback
-    if endpoint.path or not loopback:
+    if endpoint.path or endpoint.lmtp or not endpoint.local:
         raise ConfigError(f"{setting} is {endpoint}: the tour plays the next hop itself, on loopback only", _ELSEWHERE)
     return endpoint

@@ -231,7 +231,7 @@ class Service:
             stage=self._stages(settings, direction),
             marks=direction is Direction.INBOUND and settings.policy.marks,
             rings=lambda: self._keys.rings,
-            next_hop=NextHop(listener.next_hop, settings.next_hop, hostname),
+            next_hop=NextHop(listener.next_hop[0], settings.next_hop, hostname),
             journal=self._journal,
             quarantine=Quarantine(Path(settings.state.directory) / "quarantine"),
             observer=self._observer,
@@ -266,7 +266,7 @@ class Service:
         side.journal = self._journal
         side.quarantine = Quarantine(Path(settings.state.directory) / "quarantine")
         proxy.networks = _clients(settings, proxy.direction)
-        next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname)
+        next_hop = NextHop(listener.next_hop[0], settings.next_hop, side.hostname)
         if not side.next_hop.same_as(next_hop):
             side.next_hop.close()
             side.next_hop = next_hop

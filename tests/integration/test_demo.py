@@ -258,7 +258,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_running(folder: Path) -> None:
 def test_a_port_that_is_taken_is_named(folder: Path, section: str, option: str) -> None:
     """The commonest trouble of a first look: a mail server that listens there already."""
     settings = getattr(settings_of(folder), section)
-    endpoint = settings.next_hop if option == "next_hop" else settings.listen[0]
+    endpoint = settings.next_hop[0] if option == "next_hop" else settings.listen[0]
     with socket.create_server((endpoint.host, endpoint.port)):
         answer = once(folder)
     assert answer.returncode == 69

@@ -305,5 +305,5 @@ def test_show_tells_defaults_from_what_was_set(batv: Command) -> None:
     assert origins[f'directory = "{batv.keys}"']
     assert origins['on_forged = "discard"']
     assert not origins['on_forged = "reject"']
-    assert not origins['next_hop = "127.0.0.1:10026"']
+    assert not origins['next_hop = ["127.0.0.1:10026"]']
     assert origins["drain_seconds = 10"]

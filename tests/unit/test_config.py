@@ -106,8 +106,8 @@ def test_a_table_of_the_wrong_type_is_refused_in_plain_words(table: str, value: 
             'inbound.listen: write a list: ["127.0.0.1:1"]',
         ),
         (
-            '[inbound]\nnext_hop = ["127.0.0.1:2"]\nlisten = ["127.0.0.1:1"]\n',
-            "inbound.next_hop: write one address in quotes, without brackets",
+            '[inbound]\nnext_hop = 25\nlisten = ["127.0.0.1:1"]\n',
+            'inbound.next_hop: write an address in quotes, as in "127.0.0.1:10026", or a list of such addresses',
         ),
         ("\n[domains.b.example]\n", 'domains.b.example: put the domain in quotes: [domains."b.example"]'),
         (
