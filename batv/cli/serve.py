@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import signal
 import sys
@@ -14,11 +13,12 @@ import click
 
 from batv.errors import ConfigError
 from batv.observe.event import Direction
-from batv.observe.log import LogWriter, log_observer
+from batv.observe.log import LogWriter
 
 if TYPE_CHECKING:
     from batv.cli import Site
     from batv.config import Settings
+    from batv.observe.event import Observer
 
 __all__ = ["serve"]
 
@@ -35,18 +35,13 @@ def serve(site: Site, direction: str | None, state: str | None) -> None:
     # Until the service handles it, a reload that is asked for comes to nothing, and must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     directions = [Direction(direction)] if direction is not None else _configured(site)
-    handler = LogWriter(sys.stderr.fileno())
-    handler.setFormatter(logging.Formatter("batv/%(levelname)s: %(message)s"))
-    logger = logging.getLogger("batv")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    log = LogWriter(sys.stderr.fileno())
     _allow_connections()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(site, directions, state))
+            runner.run(_serve(site, directions, state, log.observe))
     finally:
-        handler.close()
+        log.close()
 
 
 def _allow_connections() -> None:
@@ -66,7 +61,7 @@ def _configured(site: Site) -> list[Direction]:
     return directions
 
 
-async def _serve(site: Site, directions: list[Direction], state: str | None) -> None:
+async def _serve(site: Site, directions: list[Direction], state: str | None, observer: Observer) -> None:
     from batv.proxy.service import Service, Source  # noqa: PLC0415 -- after the usage has been checked
 
     def settings() -> Settings:
@@ -76,7 +71,7 @@ async def _serve(site: Site, directions: list[Direction], state: str | None) -> 
         elsewhere = found.state.model_copy(update={"directory": str(Path(state).absolute())})
         return found.model_copy(update={"state": elsewhere})
 
-    service = Service(Source(settings, site.store), directions, log_observer)
+    service = Service(Source(settings, site.store), directions, observer)
     service.handle_signals()
     await service.start()
     await service.run()

@@ -1,7 +1,8 @@
 """The events of a running service.
 
-Paths in events are text, with every tag in them shortened: tags are bearer credentials, and whoever reads a log must
-not be able to have a bounce delivered. Times are POSIX seconds.
+What peers sent stands in events as text that `printable` has made clean: with every tag in it shortened, since tags are
+bearer credentials, and whoever reads a log must not be able to have a bounce delivered; and with nothing in it that a
+terminal would act on. Causes may quote a peer, so they are made clean where they are written. Times are POSIX seconds.
 """
 
 from __future__ import annotations

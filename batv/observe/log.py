@@ -1,7 +1,8 @@
 """Log lines in Postfix's form: `key=<value>` pairs, one line a transaction.
 
-The lines go to the standard library's logger `batv`. A LogWriter takes them from there to stderr, where systemd has
-them: in a thread of its own, so that a reader of the log that stalls does not stop the mail.
+A LogWriter takes the lines to stderr, where systemd has them: in a thread of its own, so that a reader of the log that
+stalls does not stop the mail. For programs that run the proxies in a process of theirs, `log_observer` hands them to
+the standard library's logger `batv`, which costs several times as much.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from batv.observe.event import Event, Level, Notice, TransactionEnded, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from batv.observe.event import RecipientOutcome
 
 __all__ = ["LogWriter", "log_line", "log_observer"]
 
@@ -29,11 +32,14 @@ _CLOSING_SECONDS: Final = 2.0
 _GATHERING_SECONDS: Final = 0.05
 """For how long lines are gathered: a thread that woke up for each would cost as much as the relay of the message."""
 
+_WHOLE_OCTETS: Final = 4096
+"""What a pipe takes at once (PIPE_BUF of Linux): lines of several processes with one stderr do not mix."""
+
 _LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
-class LogWriter(logging.Handler):
-    """Writes lines to a file descriptor without ever keeping the caller waiting.
+class LogWriter:
+    """Writes the lines of events to a file descriptor without ever keeping the caller waiting.
 
     What does not fit is lost, and counted: the journal has what must not be lost.
 
@@ -43,7 +49,6 @@ class LogWriter(logging.Handler):
     """
 
     def __init__(self, descriptor: int, waiting_lines: int = _WAITING_LINES) -> None:
-        super().__init__()
         self._descriptor = descriptor
         self._waiting_lines = waiting_lines
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -53,45 +58,43 @@ class LogWriter(logging.Handler):
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Hand a line over."""
+    def observe(self, event: Event) -> None:
+        """Hand the line of an event over."""
         if self._lines.qsize() >= self._waiting_lines:
             self._lost += 1
         else:
-            self._lines.put(self.format(record))
+            self._lines.put(f"batv/{_level(event).name}: {log_line(event)}\n")
 
     def close(self) -> None:
         """Write what waits, for two seconds at most."""
         self._closing.set()
         self._lines.put(None)
         self._thread.join(_CLOSING_SECONDS)
-        super().close()
 
     def _write_all(self) -> None:
         open_ = True
         while open_:
             lines = [self._lines.get()]
             self._closing.wait(_GATHERING_SECONDS)
-            while not self._lines.empty():
-                lines.append(self._lines.get())
+            lines += [self._lines.get() for _ in range(self._lines.qsize())]
             lost, self._lost = self._lost, 0
             if lost:
-                lines.append(f"batv/ERROR: log lines lost, their reader is too slow: lines={lost}")
+                lines.append(f"batv/ERROR: log lines lost, their reader is too slow: lines={lost}\n")
             open_ = None not in lines
-            octets = "".join(f"{line}\n" for line in lines if line is not None).encode("utf-8", "backslashreplace")
             try:
-                while octets:
-                    octets = octets[os.write(self._descriptor, octets) :]
+                for octets in _gathered(line for line in lines if line is not None):
+                    self._write(octets)
             except OSError:
                 self._lost += len(lines)
 
+    def _write(self, octets: bytes) -> None:
+        while octets:
+            octets = octets[os.write(self._descriptor, octets) :]
+
 
 def log_observer(event: Event) -> None:
-    """Write the line of an event."""
-    if isinstance(event, TransactionEnded):
-        level = logging.WARNING if event.cause else logging.INFO
-    else:
-        level = _LEVELS[event.level]
+    """Write the line of an event to the logger `batv`."""
+    level = _LEVELS[_level(event)]
     if _LOGGER.isEnabledFor(level):
         _LOGGER.log(level, "%s", log_line(event))
 
@@ -99,41 +102,58 @@ def log_observer(event: Event) -> None:
 def log_line(event: Event) -> str:
     """Return the line of an event."""
     if isinstance(event, Notice):
-        fields = ", ".join(f"{key}={_escaped(value)}" for key, value in event.fields.items())
-        return f"{event.what}: {fields}" if fields else event.what
-    return f"{event.direction}: {event.transaction}: " + ", ".join(_transaction(event))
+        fields = ", ".join(f"{key}={_escaped(str(value))}" for key, value in event.fields.items())
+        line = f"{event.what}: {fields}" if fields else event.what
+    else:
+        line = _transaction(event)
+    # Once for all of it. Texts from peers are clean by now, but for what a cause quotes; and none is to slip through.
+    return clean(line)
 
 
-def _transaction(event: TransactionEnded) -> Iterator[str]:
-    yield f"client={_angled(event.client)}"
-    yield f"helo={_angled(event.helo)}"
-    yield f"from={_path(event.reverse_path)}"
-    for outcome in event.recipients[:_RECIPIENTS_SHOWN]:
-        key = "" if outcome.key_number is None else f" key={outcome.key_number}"
-        reply = "" if outcome.reply == event.reply else f" reply={_angled(outcome.reply)}"
-        yield (
-            f"to={_path(outcome.forward_path)} verdict={outcome.verdict}{key} disposition={outcome.disposition}"
-            f" ({_escaped(outcome.reason)}){reply}"
-        )
-    more = len(event.recipients) - _RECIPIENTS_SHOWN + event.unnamed
-    if more > 0:
-        yield f"more-recipients={more}"
-    yield f"message-id={_path(event.message_id)}"
-    yield f"size={event.size}"
-    yield f"relay={event.relay}"
-    yield f"reply={_angled(event.reply)}"
-    if event.cause:
-        yield f"cause={_angled(event.cause)}"
+def _level(event: Event) -> Level:
+    if isinstance(event, Notice):
+        return event.level
+    return Level.WARNING if event.cause else Level.INFO
+
+
+def _transaction(event: TransactionEnded) -> str:
+    shown = event.recipients[:_RECIPIENTS_SHOWN]
+    recipients = "".join([_recipient(outcome, event.reply) for outcome in shown])
+    more = len(event.recipients) - len(shown) + event.unnamed
+    return (
+        f"{event.direction.value}: {event.transaction}: client=<{_escaped(event.client)}>,"
+        f" helo=<{_escaped(event.helo)}>, from=<{_path(event.reverse_path)}>,{recipients}"
+        f"{f' more-recipients={more},' if more else ''}"
+        f" message-id=<{_path(event.message_id)}>, size={event.size}, relay={event.relay},"
+        f" reply=<{_escaped(event.reply)}>{f', cause=<{_escaped(event.cause)}>' if event.cause else ''}"
+    )
+
+
+def _recipient(outcome: RecipientOutcome, reply: str) -> str:
+    key = "" if outcome.key_number is None else f" key={outcome.key_number}"
+    own = "" if outcome.reply == reply else f" reply=<{_escaped(outcome.reply)}>"
+    return (
+        f" to=<{_path(outcome.forward_path)}> verdict={outcome.verdict.value}{key}"
+        f" disposition={outcome.disposition.value} ({_escaped(outcome.reason)}){own},"
+    )
 
 
 def _path(text: str) -> str:
-    return _angled(text[1:-1] if text.startswith("<") and text.endswith(">") else text)
+    return _escaped(text[1:-1] if text.startswith("<") and text.endswith(">") else text)
 
 
-def _angled(value: object) -> str:
-    return f"<{_escaped(value)}>"
-
-
-def _escaped(value: object) -> str:
+def _escaped(text: str) -> str:
     # A quoted local part, or a name, may hold what looks like the end of the value and the next one.
-    return clean(str(value)).translate(_BRACKETS)
+    return text.translate(_BRACKETS) if "<" in text or ">" in text else text
+
+
+def _gathered(lines: Iterable[str]) -> Iterator[bytes]:
+    """Yield the lines together, as many at a time as are written whole."""
+    gathered = b""
+    for line in lines:
+        octets = line.encode("utf-8", "backslashreplace")
+        if gathered and len(gathered) + len(octets) > _WHOLE_OCTETS:
+            yield gathered
+            gathered = b""
+        gathered += octets
+    yield gathered

@@ -131,20 +131,51 @@ def test_no_tag_is_written_whole(tag: str, form: str, around: str) -> None:
         assert tag not in line
 
 
-def _record(text: str) -> logging.LogRecord:
-    return logging.LogRecord("batv", logging.INFO, "", 0, text, None, None)
-
-
 def test_lines_come_in_their_order_and_all_by_the_end() -> None:
     """Closing waits for what was handed over."""
     reader, writer = os.pipe()
     log = LogWriter(writer)
     for number in range(1000):
-        log.emit(_record(f"line {number}"))
+        log.observe(Notice(Level.INFO, f"line {number}"))
     log.close()
     os.close(writer)
     with os.fdopen(reader) as lines:
-        assert lines.read().splitlines() == [f"line {number}" for number in range(1000)]
+        assert lines.read().splitlines() == [f"batv/INFO: line {number}" for number in range(1000)]
+
+
+def test_a_line_begins_with_the_name_of_the_program_and_the_level() -> None:
+    """Tools for Postfix's log tell programs apart by the first; an administrator looks for the second."""
+    reader, writer = os.pipe()
+    log = LogWriter(writer)
+    for event in (_EVENT, replace(_EVENT, cause="client gone"), Notice(Level.ERROR, "x", {"cause": "y"})):
+        log.observe(event)
+    log.close()
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        assert lines.read().splitlines() == [
+            f"batv/INFO: {log_line(_EVENT)}",
+            f"batv/WARNING: {log_line(_EVENT)}, cause=<client gone>",
+            "batv/ERROR: x: cause=y",
+        ]
+
+
+def test_lines_of_several_writers_to_one_pipe_stay_whole() -> None:
+    """Two proxies may have one stderr, and its reader may be slow."""
+    reader, writer = os.pipe()
+    logs = [LogWriter(writer), LogWriter(writer)]
+    for number in range(1000):
+        for log, name in zip(logs, ("one", "other"), strict=True):
+            log.observe(Notice(Level.INFO, name * 100, {"number": number}))
+    found: list[str] = []
+    with os.fdopen(reader) as lines:
+        while len(found) < 2000:
+            found.append(lines.readline())
+    for log in logs:
+        log.close()
+    os.close(writer)
+    for name in ("one", "other"):
+        expected = [f"batv/INFO: {name * 100}: number={number}\n" for number in range(1000)]
+        assert [line for line in found if line in set(expected)] == expected
 
 
 def test_a_reader_of_the_log_that_stalls_stops_nobody() -> None:
@@ -152,10 +183,10 @@ def test_a_reader_of_the_log_that_stalls_stops_nobody() -> None:
     reader, writer = os.pipe()
     log = LogWriter(writer, waiting_lines=100)
     for _ in range(2000):
-        log.emit(_record("x" * 1000))  # the pipe takes 64 KiB, so this would wait for ever
+        log.observe(Notice(Level.INFO, "x" * 1000))  # the pipe takes 64 KiB, so this would wait for ever
     seen = b""
     while b"log lines lost" not in seen:
-        log.emit(_record("read again"))
+        log.observe(Notice(Level.INFO, "read again"))
         seen += os.read(reader, 65_536)
     log.close()
     os.close(writer)
