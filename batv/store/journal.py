@@ -1,8 +1,11 @@
 """The journal: one JSON object a line for every recipient of a judged bounce and of an outbound message.
 
-A discarded message exists nowhere else, so its record is written to the file before the sender hears 250. Lines are
-appended with one write each, so that programs may read and rotate the file at any time; after SIGHUP a new file is
-begun where the old one was renamed.
+A discarded message exists nowhere else, so its record is written to the file before the sender hears 250. The records
+of a transaction are appended with one write, so that programs may read and rotate the file at any time, and several
+processes write to one; after SIGHUP a new file is begun where the old one was renamed.
+
+Each line is a record, or does not parse: half a record where the disk was full, with another process's behind it at
+worst, which then stands once more on a line of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import os
 import stat
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import IoError
@@ -18,7 +22,6 @@ from batv.observe.event import Direction
 from batv.tag import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from batv.observe.event import TransactionEnded
@@ -43,13 +46,14 @@ JOURNAL_FIELDS: Final = (
 )
 """The fields of a record, in the order in which they are written."""
 
-
 _ROOM_OCTETS: Final = 65_536
 """Less than this left on the disk counts as full: the records of a transaction may take as much."""
 
 
 class Journal:
     """Appends records to `journal.jsonl` in a folder.
+
+    Each process opens its own: what is behind a descriptor that processes share cannot be told apart.
 
     Args:
         directory: the folder; it must exist.
@@ -62,7 +66,7 @@ class Journal:
     def __init__(self, directory: Path, *, fsync: bool = False) -> None:
         self.path = directory / "journal.jsonl"
         self.fsync = fsync
-        self._file, self._torn = self._open()
+        self._file, self._end, self._torn = self._open()
 
     def write(self, event: TransactionEnded) -> bool:
         """Write the records of a transaction, and return whether it has any.
@@ -74,20 +78,13 @@ class Journal:
         """
         if event.direction is Direction.INBOUND and not event.null_sender:
             return False
-        octets = "".join(_lines(event)).encode("utf-8")
-        if not octets:
+        if not event.recipients:
             return False
+        octets = _records(event).encode("utf-8")
+        # Each time: if this were looked at only now and then, a discard could be on record in a file that is gone.
         self._follow()
-        if self._torn:
-            octets = b"\n" + octets
-        try:
-            written = os.write(self._file, octets)
-        except OSError as error:
-            raise IoError(f"cannot write {self.path}: {error.strerror}", "make room or mend the file system") from error
-        # A short write is a full disk. The half line stays, and the next record begins on a line of its own.
-        self._torn = written < len(octets)
-        if self._torn:
-            raise IoError(f"cannot write {self.path}: the disk is full", "make room")
+        while not self._append(octets):
+            pass
         return True
 
     def check(self) -> None:
@@ -122,19 +119,43 @@ class Journal:
             IoError: the file cannot be opened; the old one is kept.
         """
         old = self._file
-        self._file, self._torn = self._open()
+        self._file, self._end, self._torn = self._open()
         os.close(old)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
+    def _append(self, octets: bytes) -> bool:
+        """Append records, and return whether they begin on a line of their own.
+
+        Raises:
+            IoError: they are not, or not wholly, in the file.
+        """
+        if self._torn:
+            octets = b"\n" + octets
+        try:
+            written = os.write(self._file, octets)
+            end = os.lseek(self._file, 0, os.SEEK_CUR)
+            begin = end - written
+            # Another process may have written since we last did; looked at any earlier, it might have been about it.
+            known = self._torn or begin == self._end or not begin
+            own_line = known or os.pread(self._file, 1, begin - 1) == b"\n"
+        except OSError as error:
+            raise IoError(f"cannot write {self.path}: {error.strerror}", "make room or mend the file system") from error
+        self._end = end
+        # A short write is a full disk. The half line stays, and the next record begins on a line of its own.
+        self._torn = written < len(octets)
+        if self._torn:
+            raise IoError(f"cannot write {self.path}: the disk is full", "make room")
+        return own_line
+
     def _follow(self) -> None:
         if not os.fstat(self._file).st_nlink:
             self.reopen()  # somebody has removed the file: what is written to it now would be nowhere
 
-    def _open(self) -> tuple[int, bool]:
-        """Return the file, and whether it ends in the middle of a line."""
+    def _open(self) -> tuple[int, int, bool]:
+        """Return the file, its size, and whether it ends in the middle of a line."""
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             file = os.open(self.path, os.O_RDWR | flags, 0o600)
@@ -148,26 +169,38 @@ class Journal:
             # A pipe would take records that nobody ever reads.
             raise IoError(f"cannot use {self.path}: it is no regular file", "move it away")
         # What a full disk or a crash has cut short stays as it is; the next record begins on a line of its own.
-        return file, state.st_size > 0 and os.pread(file, 1, state.st_size - 1) != b"\n"
+        return file, state.st_size, state.st_size > 0 and os.pread(file, 1, state.st_size - 1) != b"\n"
 
 
-def _lines(event: TransactionEnded) -> Iterator[str]:
-    time = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    for outcome in event.recipients:
-        values = (
-            time,
-            event.transaction,
-            event.direction.value,
-            event.client,
-            event.reverse_path,
-            outcome.forward_path,
-            outcome.verdict.value,
-            outcome.disposition.value,
-            outcome.reason,
-            outcome.key_number,
-            shorten(event.message_id),
-            event.size,
-            shorten(outcome.reply),
-            event.session,
-        )
-        yield json.dumps(dict(zip(JOURNAL_FIELDS, values, strict=True)), ensure_ascii=False) + "\n"
+_quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _records(event: TransactionEnded) -> str:
+    """Return the lines of a transaction. Written out, it takes a third of what `json.dumps` takes."""
+    before = (
+        f'{{"time": "{_time(event.time)}", "transaction": {_quoted(event.transaction)},'
+        f' "direction": "{event.direction.value}", "client": {_quoted(event.client)},'
+        f' "reverse_path": {_quoted(event.reverse_path)}, "forward_path": '
+    )
+    between = f', "message_id": {_quoted(event.message_id)}, "size": {event.size}, "reply": '
+    after = f', "session": {_quoted(event.session)}}}\n'
+    lines = [
+        f'{before}{_quoted(outcome.forward_path)}, "verdict": "{outcome.verdict.value}",'
+        f' "disposition": "{outcome.disposition.value}", "reason": {_quoted(outcome.reason)},'
+        f' "key": {"null" if outcome.key_number is None else outcome.key_number}'
+        f"{between}{_quoted(outcome.reply)}{after}"
+        for outcome in event.recipients
+    ]
+    # Once for all of it. Texts from peers have no whole tag by now; none is to slip through.
+    return shorten("".join(lines))
+
+
+def _time(seconds: float) -> str:
+    """Return a time in milliseconds as RFC 3339 has it."""
+    second, microsecond = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond // 1000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

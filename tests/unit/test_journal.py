@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batv.errors import IoError
-from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
+from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, printable
 from batv.store.journal import JOURNAL_FIELDS, Journal
 from batv.verdict import Disposition, Verdict
 from tests.support.next_hop import RecordingNextHop
@@ -92,6 +94,40 @@ def test_a_record_has_the_promised_fields_in_their_order(journal: Journal) -> No
         ("session", "5e55"),
     ]
     assert tuple(json.loads(line)) == JOURNAL_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time"),
+    [
+        (1_800_000_000.0, "2027-01-15T08:00:00.000Z"),
+        (1_800_000_000.123, "2027-01-15T08:00:00.123Z"),
+        (1_800_000_000.9994, "2027-01-15T08:00:00.999Z"),
+        (1_800_000_000.9999997, "2027-01-15T08:00:01.000Z"),
+        (951_782_400.05, "2000-02-29T00:00:00.050Z"),
+    ],
+)
+def test_a_time_has_three_decimals(journal: Journal, seconds: float, time: str) -> None:
+    """Records sort by it as text."""
+    journal.write(replace(_EVENT, time=seconds))
+    assert [record["time"] for record in records(journal.path)] == [time]
+
+
+@given(text=st.text(max_size=50), key=st.none() | st.integers(0, 9), direction=st.sampled_from(Direction))
+def test_whatever_a_peer_sent_a_record_is_one_line_of_json(
+    tmp_path_factory: pytest.TempPathFactory, text: str, key: int | None, direction: Direction
+) -> None:
+    """Quotation marks, backslashes, line separators: a program gets the text, not a part of the record."""
+    sent = printable(text.encode("utf-8", "backslashreplace"))
+    outcome = replace(_OUTCOME, forward_path=sent, reason=sent, key_number=key, reply=sent)
+    event = replace(_EVENT, direction=direction, reverse_path=sent, message_id=sent, recipients=(outcome, outcome))
+    journal = Journal(tmp_path_factory.mktemp("journal"))
+    journal.write(event)
+    journal.close()
+    lines = journal.path.read_text(encoding="utf-8").split("\n")
+    values = dict(json.loads(lines[0]))
+    assert lines == [json.dumps(values, ensure_ascii=False)] * 2 + [""]
+    assert {values[field] for field in ("reverse_path", "forward_path", "reason", "message_id", "reply")} == {sent}
+    assert (values["key"], values["direction"]) == (key, direction.value)
 
 
 def test_each_recipient_has_a_record(journal: Journal) -> None:
@@ -215,6 +251,19 @@ def test_records_of_two_writers_do_not_mix(journal: Journal, tmp_path: Path) -> 
     found = [json.loads(line)["transaction"] for line in lines]
     assert sorted(found) == ["ours"] * 400 + ["theirs"] * 400
     assert all(one == other for one, other in zip(found[::2], found[1::2], strict=True)), "records of one stay together"
+
+
+def test_half_a_record_of_another_process_spoils_no_record(journal: Journal, tmp_path: Path) -> None:
+    """Each goes on without knowing that the other's write was cut short when the disk was full."""
+    other = Journal(tmp_path)
+    journal.write(_EVENT)
+    size = journal.path.stat().st_size
+    with full_disk(size + 100), pytest.raises(IoError, match="the disk is full"):
+        other.write(replace(_EVENT, transaction="torn"))
+    for writer, transaction in ((journal, "ours"), (other, "theirs"), (journal, "ours again")):
+        writer.write(replace(_EVENT, transaction=transaction))
+    other.close()
+    assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "ours", "theirs", "ours again"]
 
 
 def long_event(transaction: str) -> TransactionEnded:
