@@ -21,6 +21,7 @@ __all__ = [
     "KeyRingDataError",
     "KeyRingRuleError",
     "NoSigningKeyError",
+    "OriginError",
     "PathError",
     "ReplyError",
     "TryAgainError",
@@ -65,6 +66,12 @@ class PathError(AddressError):
     def __init__(self, what: str, remedy: str = "", *, relay_trick: bool = False) -> None:
         super().__init__(what, remedy)
         self.relay_trick = relay_trick
+
+
+class OriginError(BatvError):
+    """A front server's octets that tell of no client. Source: XCLIENT_README and XFORWARD_README of Postfix."""
+
+    exit_status = 65
 
 
 class DayError(BatvError):
