@@ -13,8 +13,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import signal
 import socket
 import time
@@ -26,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 
 from batv.config import Endpoint
 from batv.day import Day
-from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError, UnavailableError
+from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
+from batv.net.listening import BACKLOG, cannot_listen, open_to_group, refuse_taken
 from batv.net.next_hop import NextHop
 from batv.net.server import UNIX_CLIENT, Door
 from batv.observe.event import Direction, Level, Notice
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from batv.config import InboundSettings, OutboundSettings, Settings
     from batv.keyring import KeyRings
     from batv.observe.event import Observer
+    from batv.proxy.workers import SharedListeners
     from batv.stage import Stage
     from batv.store.rings import RingStore
 
@@ -52,24 +52,23 @@ __all__ = ["Service", "Source"]
 _WATCH_SECONDS: Final = 2.0
 """Between two looks at the ring files; well under the 5 seconds that are promised."""
 
-_BACKLOG: Final = 1024
-_SOCKET_MODE: Final = 0o660
-"""Whoever shares our group may connect to a Unix socket."""
-
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the service gets its settings and rings from, each time anew.
+    """Where the service gets its settings and rings from, each time anew, and its listeners.
 
     Attributes:
         settings: reads the settings; raises BatvError where they are wrong.
         store: returns the store of the rings that the settings name.
+        listeners: those that this process has in common with others, and then it is not for this process to say where
+            they are, and that all is ready; None for its own.
     """
 
     settings: Callable[[], Settings]
     store: Callable[[Settings], RingStore]
+    listeners: SharedListeners | None = None
 
 
 @dataclass(slots=True)
@@ -90,10 +89,10 @@ class _Proxy:
     networks: Sequence[IPv4Network | IPv6Network] = ()
     servers: dict[Endpoint, asyncio.Server] = field(default_factory=dict)
 
-    def close(self, endpoint: Endpoint) -> None:
-        """Stop listening there, and leave no socket file behind."""
+    def close(self, endpoint: Endpoint, *, leave_file: bool = False) -> None:
+        """Stop listening there, and leave no socket file behind unless others listen there still."""
         self.servers.pop(endpoint).close()
-        if endpoint.path:
+        if endpoint.path and not leave_file:
             Path(endpoint.path).unlink(missing_ok=True)
 
 
@@ -121,6 +120,7 @@ class Service:
         self._observer = observer
         self._clock = clock
         self._stages = stages or _stage
+        self._shared = source.listeners
         self._settings = source.settings()
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
@@ -139,7 +139,8 @@ class Service:
         """
         for proxy in self._proxies:
             await self._listen(proxy, self._listener_settings(self._settings, proxy.direction).listen)
-        self._notice(Level.INFO, "ready", keys=self._keys.store.directory)
+        if self._shared is None:
+            self._notice(Level.INFO, "ready", keys=self._keys.store.directory)
 
     def addresses(self, direction: Direction) -> list[Endpoint]:
         """Return where a proxy listens, with the ports that the system chose."""
@@ -208,7 +209,7 @@ class Service:
         doors = [proxy.door for proxy in self._proxies]
         for proxy in self._proxies:
             for endpoint in list(proxy.servers):
-                proxy.close(endpoint)
+                proxy.close(endpoint, leave_file=self._shared is not None)
             proxy.door.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.smtp.drain_seconds):
@@ -282,8 +283,13 @@ class Service:
 
     async def _listen(self, proxy: _Proxy, endpoints: Sequence[Endpoint]) -> None:
         for endpoint in endpoints:
-            proxy.servers[endpoint] = await _server(proxy.door, endpoint)
-            self._tell_where(proxy, endpoint, proxy.servers[endpoint])
+            proxy.servers[endpoint] = await self._server(proxy, endpoint)
+            if self._shared is None:
+                self._tell_where(proxy, endpoint, proxy.servers[endpoint])
+
+    async def _server(self, proxy: _Proxy, endpoint: Endpoint) -> asyncio.Server:
+        shared = self._shared.take(proxy.direction, endpoint) if self._shared is not None else None
+        return await _server(proxy.door, endpoint, shared)
 
     def _tell_where(self, proxy: _Proxy, endpoint: Endpoint, server: asyncio.Server) -> None:
         for bound in _bound(endpoint, server):
@@ -296,7 +302,7 @@ class Service:
                 servers = opened.setdefault(proxy.direction, {})
                 for endpoint in self._listener_settings(settings, proxy.direction).listen:
                     if endpoint not in proxy.servers:
-                        servers[endpoint] = await _server(proxy.door, endpoint)
+                        servers[endpoint] = await self._server(proxy, endpoint)
         except BatvError:
             for servers in opened.values():
                 for server in servers.values():
@@ -408,34 +414,19 @@ def _bound(endpoint: Endpoint, server: asyncio.Server) -> list[Endpoint]:
     return [Endpoint(host=name[0], port=name[1]) for name in (each.getsockname() for each in server.sockets)]
 
 
-def _refuse_taken(endpoint: Endpoint) -> None:
-    # The event loop takes a socket file that is there for one left behind, and puts its own in its place.
-    with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)  # noqa: FBT003 -- the standard library's signature
-        try:
-            client.connect(endpoint.path)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _open_to_group(endpoint: Endpoint) -> None:
-    Path(endpoint.path).chmod(_SOCKET_MODE)
-
-
-async def _server(door: Door, endpoint: Endpoint) -> asyncio.Server:
+async def _server(door: Door, endpoint: Endpoint, shared: Endpoint | socket.socket | None = None) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
+        if isinstance(shared, socket.socket):
+            return await loop.create_server(door.connection, sock=shared, backlog=BACKLOG)
         if endpoint.path:
-            _refuse_taken(endpoint)
-            server = await loop.create_unix_server(door.connection, endpoint.path, backlog=_BACKLOG)
-            _open_to_group(endpoint)
+            refuse_taken(endpoint)
+            server = await loop.create_unix_server(door.connection, endpoint.path, backlog=BACKLOG)
+            open_to_group(endpoint)
             return server
-        return await loop.create_server(door.connection, endpoint.host, endpoint.port, backlog=_BACKLOG)
+        where = shared or endpoint
+        return await loop.create_server(
+            door.connection, where.host, where.port, backlog=BACKLOG, reuse_port=shared is not None
+        )
     except (OSError, UnicodeError) as error:  # the latter for what no host can be called
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = (said or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
-        raise UnavailableError(
-            f"cannot listen on {endpoint}: {reason.lower()}", "stop what listens there, or set another address"
-        ) from error
+        raise cannot_listen(endpoint, error) from error
