@@ -96,7 +96,7 @@ def certificate_names(ssl_object: ssl.SSLObject) -> frozenset[str]:
     """
     # Of a certificate that is not verified, the dictionary is empty.
     found = ssl_object.getpeercert() or {}
-    return frozenset(str(name).lower() for kind, name, *_ in found.get("subjectAltName", ()) if kind == "DNS")
+    return frozenset(str(entry[1]).lower() for entry in found.get("subjectAltName", ()) if entry[0] == "DNS")
 
 
 def name_matches(pattern: str, names: Iterable[str]) -> bool:
@@ -140,7 +140,7 @@ def _trust(context: ssl.SSLContext, ca: str) -> None:
 def _read(noun: str, path: str, *, private: bool = False) -> bytes:
     """Return what a file holds, once it is known to be safe. Links are followed: certbot's certificates are such."""
     try:
-        with open(path, "rb", opener=_without_blocking) as file:  # noqa: PTH123 -- Path.open takes no opener
+        with open(path, "rb", opener=_without_blocking) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise ConfigError(f"cannot use the {noun} {path}: it is no regular file", "name a PEM file")
