@@ -3,6 +3,9 @@
 Nothing is left out in silence: a test whose needs are not met fails, unless `BATV_TEST_WITHOUT` names its mark (marks
 with spaces between), or it reads the real bounces and they are not beside the checkout. The last lines of a run say
 what was left out. Where `CI` is `true`, nothing may be.
+
+Some tests have more cases than a usual run has time for, such as every error at every system call. They take a sample
+of them, always the same one; with `--long` they take them all.
 """
 
 from __future__ import annotations
@@ -10,14 +13,17 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT: Final = Path(__file__).parents[1]
 """The checkout."""
 
-_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "long", "mta"})
+_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "long", "mta", "strace"})
 
 _PLACES: Final = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(ROOT / ".cache" / "exim")),
@@ -25,6 +31,15 @@ _PLACES: Final = os.pathsep.join(
 """Where mail servers are: Debian keeps them off the PATH of users, and Exim is unpacked beside the system."""
 
 _MAIL_SERVERS: Final = ("postfix", "exim")
+
+_Case = TypeVar("_Case")
+
+
+class Sample(Protocol):
+    """Takes a sample of cases."""
+
+    def __call__(self, cases: Sequence[_Case], every: int) -> Sequence[_Case]:
+        """Return one of so many cases; with `--long` all of them."""
 
 
 def _corpora() -> Path:
@@ -55,9 +70,16 @@ def _lacks(item: pytest.Item) -> str | None:
         missing = [name for name in mark.args or _MAIL_SERVERS if shutil.which(name, path=_PLACES) is None]
         if missing:
             return f"there is no {' and no '.join(missing)}: run scripts/test, or set BATV_TEST_WITHOUT=mta"
+    if item.get_closest_marker("strace") is not None and shutil.which("strace") is None:
+        return "there is no strace: run scripts/test, or set BATV_TEST_WITHOUT=strace"
     if item.get_closest_marker("realcorpus") is not None and not _corpora().is_dir():
         return f"there is no {_corpora()}: put the real bounces there, or say with BATV_CORPORA where they are"
     return None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for a run that may take its time."""
+    parser.addoption("--long", action="store_true", help="take every case where a usual run takes a sample of them")
 
 
 def pytest_configure() -> None:
@@ -90,3 +112,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def real_corpora() -> Path:
     """The folder of real bounces; for tests marked `realcorpus`."""
     return _corpora()
+
+
+@pytest.fixture(scope="session")
+def sample(pytestconfig: pytest.Config) -> Sample:
+    """Takes every so many of the cases of a test; all of them with `--long`."""
+    takes_all = bool(pytestconfig.getoption("--long"))
+
+    def sampled(cases: Sequence[_Case], every: int) -> Sequence[_Case]:
+        return cases if takes_all else cases[::every]
+
+    return sampled

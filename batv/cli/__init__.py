@@ -9,9 +9,11 @@ Source: exit statuses are those of sysexits(3) where it has one; 130 is that of 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,6 +39,8 @@ _SEARCHED: Final = ("batv.toml", "/etc/batv/batv.toml")
 _USAGE: Final = 2
 _SOFTWARE: Final = 70  # EX_SOFTWARE
 _INTERRUPTED: Final = 130
+_NO_OUTPUT: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+"""What a file that standard output was sent to may say."""
 
 # Name of a command -> module and attribute, and the line that `batv --help` shows without importing it.
 _COMMANDS: Final = {
@@ -203,8 +207,9 @@ def run(arguments: Sequence[str] | None = None, site: Site | None = None) -> int
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 -- the last resort: an error that we did not foresee gets its line too
         text, status = _outcome(error)
-        for line in text.splitlines():
-            click.echo(f"batv: {line}", err=True)
+        with suppress(OSError):  # where standard error takes nothing, the status still says it
+            for line in text.splitlines():
+                click.echo(f"batv: {line}", err=True)
         return status
     return status if isinstance(status, int) else 0
 
@@ -226,6 +231,10 @@ def _outcome(error: Exception) -> tuple[str, int]:
             return f"{_clause(error.format_message())}: see '{path} --help'", _USAGE
         case click.ClickException():
             return _clause(error.format_message()), error.exit_code
+        case OSError() if error.filename is None and error.errno in _NO_OUTPUT:
+            # What is read and written by name has errors of ours: this is standard output or standard error.
+            said = f"cannot write what there is to say: {(error.strerror or '').lower()}"
+            return f"{said}: look what the command has done before you run it again", IoError.exit_status
         case _:
             # Its own text is not shown: it could quote a secret.
             return (

@@ -92,7 +92,8 @@ def write_atomically(
     Raises:
         CannotCreateError: there is no such folder, or a file is in the way and `replace` is false.
         UnsafeFileError: we may not write there.
-        IoError: writing failed; the old file, if there was one, is as it was.
+        IoError: writing failed; the old file, if there was one, is as it was. Where only the folder could not be
+            synced it is the new one, and the message says so: a power cut may bring the old one back.
     """
     name = path.name
     try:
@@ -109,7 +110,7 @@ def write_atomically(
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=inside)
                 raise
-            os.fsync(inside)
+            _sync_folder(inside, path)
     except OSError as error:
         raise _cannot("write", path, error) from error
 
@@ -225,7 +226,7 @@ def locked(folder: Path, *, seconds: float = LOCK_SECONDS, owner: Owner | None =
             time.sleep(_LOCK_POLL_SECONDS)  # noqa: TID251 -- flock(2) waits for ever or not at all
         yield
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
@@ -272,7 +273,24 @@ def _folder(folder: Path) -> Iterator[int]:
     try:
         yield descriptor
     finally:
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Close what nothing was written to: there is nothing that an error could say is lost."""
+    with suppress(OSError):
         os.close(descriptor)
+
+
+def _sync_folder(inside: int, path: Path) -> None:
+    try:
+        os.fsync(inside)
+    except OSError as error:
+        # Whoever takes this for a change that was not made makes it twice.
+        raise IoError(
+            f"{path} is changed, but the disk does not confirm it: {(error.strerror or '').lower()}",
+            "look into the system's log; do not repeat the change, the file has it",
+        ) from error
 
 
 def _write_new(name: str, octets: bytes, mode: int, owner: Owner | None, inside: int) -> None:
@@ -304,7 +322,7 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
                     raise UnsafeFileError(f"{path} is no regular file", "put a plain file in its place")
                 yield descriptor, inside
             finally:
-                os.close(descriptor)
+                _close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:

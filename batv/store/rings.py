@@ -208,14 +208,23 @@ class RingStore:
         return self._convert(to_sealed=False, dry_run=dry_run)
 
     def fingerprint(self) -> Hashable:
-        """Return a value that differs once any ring was written, added or removed. It costs a look at the folder."""
-        found: list[tuple[str, int, int, int]] = []
+        """Return a value that differs once any ring was written, added or removed, or was opened to others.
+
+        It costs a look at the folder.
+        """
+        try:
+            folder = self.directory.stat()
+        except OSError:
+            return ()
+        # Of the folder not the times: they change with every file that a writer puts there for a moment.
+        found: list[tuple[object, ...]] = [(folder.st_mode, folder.st_uid)]
         for name in self._names():
             try:
                 state = (self.directory / name).lstat()
             except OSError:
                 continue
-            found.append((name, state.st_mtime_ns, state.st_size, state.st_ino))
+            # The time of change too: a new mode or owner counts, and nobody can set it back as the other can be.
+            found.append((name, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino))
         return tuple(found)
 
     def _convert(self, *, to_sealed: bool, dry_run: bool) -> tuple[Path, ...]:
