@@ -60,6 +60,13 @@ def test_a_recipient_with_a_reply_of_its_own_has_it_in_the_line() -> None:
     assert line.count(" reply=<") == 2
 
 
+def test_a_line_has_a_hundred_recipients_and_the_number_of_the_others() -> None:
+    """A line that grew with the client's RCPTs would fill the log."""
+    line = log_line(replace(_EVENT, recipients=(_OUTCOME,) * 102, unnamed=3))
+    assert line.count(", to=<joe@example.com> ") == 100
+    assert " disposition=discard (no tag), more-recipients=5, message-id=<1@peer.example>, size=" in line
+
+
 def test_a_cause_stands_at_the_end() -> None:
     """What went wrong is for the log alone."""
     assert log_line(replace(_EVENT, cause="the next hop closed the connection")).endswith(
