@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Self
 
 from batv.errors import AddressError
@@ -101,12 +100,12 @@ class Mailbox:
     @property
     def octets(self) -> bytes:
         """The mailbox as `local@domain`."""
-        return b"%b@%b" % (self.local, self.domain)
+        return self.local + b"@" + self.domain
 
     @property
     def quoted(self) -> bool:
         """Whether the local part is a quoted string."""
-        return self.local.startswith(b'"')
+        return self.local[:1] == b'"'
 
     @property
     def ascii(self) -> bool:
@@ -118,7 +117,7 @@ class Mailbox:
         return _printable(self.octets)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReversePath:
     """What MAIL FROM names, with its brackets; null where bounces must not be answered.
 
@@ -130,7 +129,7 @@ class ReversePath:
     octets: bytes
     mailbox: Mailbox | None
 
-    @cached_property
+    @property
     def null(self) -> bool:
         """Whether this is `<>`: a message that must not be bounced. Source: RFC 5321 section 4.5.5."""
         return self.mailbox is None
@@ -144,7 +143,7 @@ NULL_REVERSE_PATH: Final = ReversePath(b"<>", None)
 """The reverse path of a bounce."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ForwardPath:
     """What RCPT TO names, with its brackets.
 

@@ -25,6 +25,7 @@ SECONDS_A_DAY: Final = 86_400
 
 _ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _MONTHS: Final = 12
+_STAMPS: Final = tuple(b"%03d" % number for number in range(CYCLE))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +67,11 @@ class Day:
     @property
     def stamp(self) -> bytes:
         """The day modulo 1000 as three ASCII digits: the DDD of a tag."""
-        return b"%03d" % (self.number % CYCLE)
+        return _STAMPS[self.number % CYCLE]
+
+    def stamp_after(self, days: int) -> bytes:
+        """Return the stamp of the day that comes so many days later."""
+        return _STAMPS[(self.number + days) % CYCLE]
 
     def __add__(self, days: int) -> Day:
         """Return the day that comes so many days later."""

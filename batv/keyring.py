@@ -134,13 +134,19 @@ class Key:
             return Role.REVOKED
         if self.retired is not None and day >= self.retired:
             return Role.RETIRED if self.free(day) else Role.RETIRING
-        if self.signs_from is not None and day >= self.signs_from:
-            return Role.SIGNING
-        return Role.PENDING
+        return Role.SIGNING if self.signs(day) else Role.PENDING
+
+    # Asked for each message, so both go without the role and compare numbers.
+
+    def signs(self, day: Day) -> bool:
+        """Whether the key signs on that day."""
+        if self.signs_from is None or self.revoked is not None or self.signs_from.number > day.number:
+            return False
+        return self.retired is None or self.retired.number > day.number
 
     def verifies(self, day: Day) -> bool:
         """Whether tags of this key may be accepted on that day."""
-        return self.role(day) in {Role.PENDING, Role.SIGNING, Role.RETIRING}
+        return self.revoked is None and (self.retired is None or not self.free(day))
 
     @property
     def last_alive(self) -> Day | None:
@@ -225,7 +231,7 @@ class KeyRing:
             NoSigningKeyError: there is none.
         """
         for key in self.keys:
-            if key.role(day) is Role.SIGNING:
+            if key.signs(day):
                 return key
         raise NoSigningKeyError(
             f"no key of {self.name} signs on {day}",
@@ -234,7 +240,7 @@ class KeyRing:
 
     def signs(self, day: Day) -> bool:
         """Whether a key signs on that day."""
-        return any(key.role(day) is Role.SIGNING for key in self.keys)
+        return any(key.signs(day) for key in self.keys)
 
     def unsigned_from(self, day: Day) -> Day | None:
         """Return the first day, from that day on, on which no key signs; None where one always does."""

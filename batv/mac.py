@@ -9,6 +9,7 @@ Source: draft-levine-smtp-batv-01 section 4; RFC 2104.
 
 from __future__ import annotations
 
+from binascii import b2a_hex
 from enum import Enum
 from functools import lru_cache
 from hmac import compare_digest
@@ -18,14 +19,16 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from batv.address import fold
+from batv.keyring import KEY_NUMBERS
 
 if TYPE_CHECKING:
     from batv.address import Mailbox
-    from batv.keyring import Key, Secret
+    from batv.keyring import Key
 
 __all__ = ["Case", "sign", "verify"]
 
 _SIGNATURE_OCTETS: Final = 3
+_NUMBERS: Final = tuple(b"%d" % number for number in KEY_NUMBERS)
 
 
 class Case(Enum):
@@ -33,6 +36,11 @@ class Case(Enum):
 
     FOLD = "fold"  # to lower case: some peers fold addresses in transit
     EXACT = "exact"  # as written: the draft's, for keys shared with Exim or batv-tools
+
+
+# An enum takes its time to find a member, so it is asked once.
+_FOLD: Final = Case.FOLD
+_EXACT: Final = Case.EXACT
 
 
 def sign(key: Key, stamp: bytes, mailbox: Mailbox, case: Case) -> bytes:
@@ -45,7 +53,7 @@ def sign(key: Key, stamp: bytes, mailbox: Mailbox, case: Case) -> bytes:
         case: whether letters are folded before hashing.
     """
     source = mailbox.octets
-    return _digits(key, stamp, fold(source) if case is Case.FOLD else source)
+    return _digits(key, stamp, source if case is _EXACT else fold(source))
 
 
 def verify(key: Key, stamp: bytes, mailbox: Mailbox, signature: bytes) -> Case | None:
@@ -56,20 +64,20 @@ def verify(key: Key, stamp: bytes, mailbox: Mailbox, signature: bytes) -> Case |
     source = mailbox.octets
     folded = fold(source)
     if compare_digest(_digits(key, stamp, folded), signature):
-        return Case.FOLD
+        return _FOLD
     if folded != source and compare_digest(_digits(key, stamp, source), signature):
-        return Case.EXACT
+        return _EXACT
     return None
 
 
 def _digits(key: Key, stamp: bytes, source: bytes) -> bytes:
-    state = _keyed(key.secret).copy()
-    state.update(b"%d%b%b" % (key.number, stamp, source))
-    return state.finalize()[:_SIGNATURE_OCTETS].hex().encode("ascii")
+    state = _keyed(key.secret.octets).copy()
+    state.update(_NUMBERS[key.number] + stamp + source)
+    return b2a_hex(state.finalize()[:_SIGNATURE_OCTETS])
 
 
 # Setting up a keyed state costs more than hashing an address, so it is done once for a secret and copied. The bound
 # leaves room for ten keys in each of a thousand rings.
 @lru_cache(maxsize=10_000)
-def _keyed(secret: Secret) -> HMAC:
-    return HMAC(secret.octets, SHA1())  # noqa: S303 -- the draft's hash; see the head of the module
+def _keyed(secret: bytes) -> HMAC:
+    return HMAC(secret, SHA1())  # noqa: S303 -- the draft's hash; see the head of the module
