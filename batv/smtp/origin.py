@@ -118,8 +118,9 @@ _NOTHING: Final = Origin()
 def parse_xclient(argument: bytes, origin: Origin) -> Origin:
     """Return who the client is after an XCLIENT command.
 
-    A command that names ADDR begins anew, but for the destination: a front server that serves the next client over the
-    same connection must not leave it the login of the one before. Without ADDR it adds to what is known.
+    Attributes that it does not name stay as they are, but name and login, for which a client is trusted: a command that
+    names ADDR is about another client, and a front server that serves one after the other over the same connection
+    must not leave it those of the one before.
 
     Args:
         argument: the octets after `XCLIENT `, without the line end.
@@ -130,10 +131,7 @@ def parse_xclient(argument: bytes, origin: Origin) -> Origin:
     """
     changes = _changes("XCLIENT", argument, _XCLIENT)
     if "address" in changes:
-        origin = Origin(
-            destination_address=origin.destination_address,
-            destination_port=origin.destination_port,
-        )
+        origin = replace(origin, name="", login="")
     return replace(origin, **changes)
 
 
@@ -154,23 +152,23 @@ def parse_xforward(argument: bytes, origin: Origin) -> Origin:
 def xclient_commands(origin: Origin, offered: Iterable[bytes]) -> list[bytes]:
     """Return the XCLIENT commands that tell a server who the client is, without line ends.
 
-    More than one is needed only for very long values. The login stands in the last, since Postfix forgets HELO, PROTO
-    and LOGIN of any command but the last. After each the server greets again, and wants a new EHLO, whose
-    argument it takes in place of HELO.
+    More than one is needed only for very long values. After each the server greets again; what it takes for HELO
+    and PROTO is then the next EHLO, so this has to say what the client said.
 
     Args:
         origin: the client.
         offered: the attributes that the server named after XCLIENT in its EHLO reply; others are not sent.
     """
-    # ADDR comes first, where a server that begins anew with it loses nothing.
+    # The last command holds ADDR and LOGIN. Postfix asks anew after each command whether the client that it now sees
+    # may say XCLIENT, and forgets the LOGIN of all but the last.
     values = [
-        (b"ADDR", _address_value(origin.address)),
-        (b"PORT", _port_value(origin.port)),
-        (b"NAME", _name_value(origin.name)),
         (b"DESTADDR", _address_value(origin.destination_address)),
         (b"DESTPORT", _port_value(origin.destination_port)),
-        (b"PROTO", origin.protocol.encode() if origin.protocol in _XCLIENT_PROTOCOLS else b""),
+        (b"PORT", _port_value(origin.port)),
         (b"HELO", _text_value(origin.helo)),
+        (b"PROTO", origin.protocol.encode() if origin.protocol in _XCLIENT_PROTOCOLS else b""),
+        (b"NAME", _name_value(origin.name)),
+        (b"ADDR", _address_value(origin.address)),
         (b"LOGIN", _text_value(origin.login)),
     ]
     return _commands(b"XCLIENT", values, offered)
@@ -187,9 +185,9 @@ def xforward_commands(origin: Origin, offered: Iterable[bytes]) -> list[bytes]:
     """
     protocol = origin.protocol if _PROTOCOL.fullmatch(origin.protocol) else ""
     values = [
+        (b"NAME", _name_value(origin.name)),
         (b"ADDR", _address_value(origin.address)),
         (b"PORT", _port_value(origin.port)),
-        (b"NAME", _name_value(origin.name)),
         (b"PROTO", _text_value(protocol)),
         (b"HELO", _text_value(origin.helo)),
         (b"IDENT", _text_value(origin.ident)),
@@ -201,7 +199,8 @@ def xforward_commands(origin: Origin, offered: Iterable[bytes]) -> list[bytes]:
 def proxy_v1(origin: Origin) -> bytes:
     """Return the PROXY header of version 1, one line with its end.
 
-    Without an address of the client it is `PROXY UNKNOWN`: the server then takes us for the client.
+    Without an address of the client it is `PROXY UNKNOWN`: the server then takes us for the client, or ends the
+    connection, as Postfix does. Version 2 has a header for this that every server takes.
     """
     ends = _ends(origin)
     if ends is None:
@@ -299,26 +298,20 @@ def _ends(origin: Origin) -> tuple[IPv4Address | IPv6Address, IPv4Address | IPv6
     """Return both ends of the client's connection, addresses of one family; None where the client is unknown.
 
     A header that tells of nobody makes the server take us for the client, and we may do what the client may not. So all
-    else that is missing or does not fit is filled in: an unknown address is the unspecified one (RFC 4291
-    section 2.5.2), an unknown port is 0, and of two families IPv4 is written as IPv6.
+    else that is missing or does not fit is filled in: an unknown port is 0, and a destination that is unknown or of the
+    other family is the unspecified address (RFC 4291 section 2.5.2). The client's own family stays as it is, since a
+    Postfix without IPv6 refuses a header with IPv6 addresses.
     """
-    source = _ip(origin.address)
+    source, destination = _ip(origin.address), _ip(origin.destination_address)
     if source is None:
         return None
-    destination = _ip(origin.destination_address) or type(source)(0)
-    if source.version != destination.version:
-        source, destination = _as_ipv6(source), _as_ipv6(destination)
+    if destination is None or destination.version != source.version:
+        destination = type(source)(0)
     return source, destination, _known_port(origin.port) or 0, _known_port(origin.destination_port) or 0
 
 
-def _as_ipv6(address: IPv4Address | IPv6Address) -> IPv6Address:
-    if isinstance(address, IPv6Address):
-        return address
-    return IPv6Address(bytes(10) + b"\xff\xff" + address.packed)
-
-
 def _v1(address: IPv4Address | IPv6Address) -> str:
-    # All digits: no reader has to know shorter forms, nor that of IPv4 within IPv6, which the header does not allow.
+    # All digits, as the specification describes them: shorter forms differ from one version of Python to the next.
     return str(address) if isinstance(address, IPv4Address) else address.packed.hex(":", 2)
 
 

@@ -41,7 +41,8 @@ def _fits(text: str) -> bool:
 
 _addresses = st.just("") | st.ip_addresses().map(str).map(_usual_form)
 _ports = st.none() | st.integers(1, 65_535)
-_label = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=63)
+# Short enough that name, address and login fit in one command: name and address belong together.
+_label = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=50)
 _names = st.just("") | st.lists(_label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
 _texts = (
     st.text(string.printable, max_size=80) | st.text(max_size=20) | st.sampled_from(["+40", "a=b", "[192.0.2.7]", " "])
