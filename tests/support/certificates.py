@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -53,15 +53,16 @@ class Authority:
         self.ca: Final = directory / "ca.pem"
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, *names: str, ip: str | None = None, expired: bool = False) -> tuple[Path, Path]:
+    def issue(self, *names: str, ip: str | None = None, expired: bool = False, weak: bool = False) -> tuple[Path, Path]:
         """Return the PEM files of a new certificate and of its key, good for servers and clients.
 
         Args:
             names: DNS names of its subjectAltName; the first is its common name too.
             ip: IP address of its subjectAltName.
             expired: it was good until yesterday.
+            weak: its key is one that can be broken.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = rsa.generate_private_key(65537, 1024) if weak else ec.generate_private_key(ec.SECP256R1())  # noqa: S505 -- weak
         alternatives = [*map(x509.DNSName, names), *([x509.IPAddress(ip_address(ip))] if ip else [])]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])] if names else [])
         extensions = (
@@ -79,7 +80,7 @@ class Authority:
     def _signed(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePublicKey,
+        key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
         extensions: tuple[x509.ExtensionType, ...],
         *,
         expired: bool = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batv.cli import Site, run
-from batv.config import SECTIONS, parse
+from batv.config import ARRAYS, SECTIONS, parse
 from tests.support.command import TODAY, Answer, Command, process
 
 if TYPE_CHECKING:
@@ -282,6 +282,30 @@ def test_what_show_prints_may_be_read_in_again(batv: Command) -> None:
     assert batv("config", "show", "--json").fields == before
 
 
+def test_show_writes_what_may_be_repeated_so_that_it_may_be_read_in_again(batv: Command) -> None:
+    """A certificate that was lost on the way would shut its holder out."""
+    text = batv.config.read_text().replace(
+        "[outbound]\n", '[outbound]\ntls_certificate = "mx.pem"\ntls_client_ca = "ca.pem"\n'
+    )
+    tenant = "01234567-89ab-cdef-0123-456789abcdef"
+    text += f"""
+[[outbound.client_certificates]]
+name = "out.example.com"
+[[outbound.client_certificates]]
+name = "*.relay.example"
+domains = ["example.com"]
+tenant = "{tenant}"
+"""
+    batv.config.write_text(text)
+    before = batv("config", "show", "--json").fields
+    assert before["outbound"]["client_certificates"] == [
+        {"name": "out.example.com", "domains": [], "tenant": None},
+        {"name": "*.relay.example", "domains": ["example.com"], "tenant": tenant},
+    ]
+    batv.config.write_text(batv("config", "show").out)
+    assert batv("config", "show", "--json").fields == before
+
+
 def test_the_defaults_are_shown_without_a_valid_file(batv: Command) -> None:
     """Whoever mistyped an option looks for the right one while the file is wrong."""
     before = batv("config", "show", "--defaults").out
@@ -293,6 +317,10 @@ def test_the_defaults_are_shown_without_a_valid_file(batv: Command) -> None:
     for section, model in SECTIONS.items():
         for option in model.model_fields:
             assert f"\n{option} = " in answer.out or f"\n# {option} " in answer.out, (section, option)
+    for array, item in ARRAYS.items():
+        assert f"\n# [[{array}]]\n" in answer.out
+        for option in item.model_fields:
+            assert f"\n# {option} " in answer.out, (array, option)
     assert batv("config", "show", "--defaults", "--json").fields["keys"]["directory"] == "keys"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batv.config import SECTIONS, defaults, parse
+from batv.config import ARRAYS, SECTIONS, Announce, Endpoint, NextHopTls, defaults, parse
 from batv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from batv.config import Settings
 
 WHOLE: Final = {
     "outbound": {"listen": ["127.0.0.1:10025"], "next_hop": "127.0.0.1:10026"},
@@ -38,6 +41,10 @@ VALUES: Final = (
     "07:32:00",
 )
 
+CERTIFICATES: Final = "[[outbound.client_certificates]]"
+
+TENANT: Final = "01234567-89ab-cdef-0123-456789abcdef"
+
 LISTED: Final = "'batv config show --defaults' lists those there are"
 
 JARGON: Final = re.compile(
@@ -55,6 +62,11 @@ def text_of(*more: tuple[str, str, str]) -> str:
         f"[{name}]\n" + "".join(f"{option} = {value}\n" for option, value in table.items())
         for name, table in tables.items()
     )
+
+
+def parsed(text: str) -> Settings:
+    """Return settings whose relative paths belong to /etc/batv."""
+    return parse(text, "batv.toml", "/etc/batv")
 
 
 def errors_of(text: str) -> list[str]:
@@ -126,6 +138,23 @@ def test_a_table_of_the_wrong_type_is_refused_in_plain_words(table: str, value: 
             "\n[smpt]\n",
             f"smpt: no such option: did you mean 'smtp'? {LISTED}",
         ),
+        ("[smtp]\nworkers = 65\n", "smtp.workers: must be at most 64"),
+        (
+            '[inbound]\nnext_hop = []\nlisten = ["127.0.0.1:1"]\n',
+            "inbound.next_hop: is empty: name at least one address",
+        ),
+        (
+            '[inbound]\nnext_hop = ["a:1", "b:1", "a:1"]\nlisten = ["127.0.0.1:1"]\n',
+            "inbound.next_hop: a:1 stands there twice: leave one out",
+        ),
+        (
+            '[inbound]\nnext_hop = "lmtp:a:b"\nlisten = ["127.0.0.1:1"]\n',
+            "inbound.next_hop: 'lmtp:a:b' is no address: write lmtp:HOST:PORT, lmtp:[V6]:PORT or lmtp:unix:PATH",
+        ),
+        (
+            '[inbound]\nnext_hop = ["a:1", "b"]\nlisten = ["127.0.0.1:1"]\n',
+            "inbound.next_hop.1: 'b' is no address: write HOST:PORT, [V6]:PORT or unix:PATH",
+        ),
         ("[keys]\ndirectory = keys\n", 'text needs quotes: write directory = "keys"'),
         ("[x]\nnext_hop = 127.0.0.1:25 # store\n", 'text needs quotes: write next_hop = "127.0.0.1:25"'),
         ("[x]\nlisten = [127.0.0.1:25, a:1]\n", 'text needs quotes: write listen = ["127.0.0.1:25", "a:1"]'),
@@ -164,3 +193,316 @@ def test_the_defaults_need_no_file() -> None:
     found = defaults("/etc/batv")
     assert (found.keys.directory, found.state.directory) == ("/etc/batv/keys", "/etc/batv/var")
     assert (found.outbound, found.inbound, found.domains) == (None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("mail.example.com:25", Endpoint(host="mail.example.com", port=25)),
+        ("[2001:db8::1]:25", Endpoint(host="2001:db8::1", port=25)),
+        ("unix:/run/lmtp", Endpoint(path="/run/lmtp")),
+        ("lmtp:25", Endpoint(host="lmtp", port=25)),
+        ("lmtp:store:24", Endpoint(host="store", port=24, lmtp=True)),
+        ("lmtp:lmtp:24", Endpoint(host="lmtp", port=24, lmtp=True)),
+        ("lmtp:[2001:db8::1]:24", Endpoint(host="2001:db8::1", port=24, lmtp=True)),
+        ("lmtp:unix:/run/lmtp", Endpoint(path="/run/lmtp", lmtp=True)),
+    ],
+)
+def test_an_address_is_written_as_it_is_read(text: str, endpoint: Endpoint) -> None:
+    """The log and `batv config show` name it so; a host may be called lmtp."""
+    assert Endpoint.parse(text) == endpoint
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize("text", ["lmtp:", "lmtp:unix:", "lmtp:24:", "lmtp:2001:db8::1:24", "lmtp:lmtp:a:24", "unix:"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    """It would be found out by the first message."""
+    with pytest.raises(ValueError, match="is no address"):
+        Endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("unix:/run/lmtp", True),
+        ("lmtp:unix:/run/lmtp", True),
+        ("localhost:25", True),
+        ("127.0.0.9:25", True),
+        ("[::1]:25", True),
+        ("0.0.0.0:25", False),
+        ("192.0.2.1:25", False),
+        ("localhost.example.com:25", False),
+    ],
+)
+def test_an_address_is_local_only_where_nothing_leaves_the_host(text: str, *, local: bool) -> None:
+    """A password goes there in the clear."""
+    assert Endpoint.parse(text).local is local
+
+
+def test_one_next_hop_is_a_list_of_one() -> None:
+    """Most sites have one, and write it without brackets."""
+    text = text_of(("inbound", "next_hop", '["lmtp:unix:run/lmtp", "192.0.2.1:25"]'))
+    settings = parsed(text)
+    assert settings.outbound is not None
+    assert settings.inbound is not None
+    assert settings.outbound.next_hop == (Endpoint(host="127.0.0.1", port=10026),)
+    assert list(map(str, settings.inbound.next_hop)) == ["lmtp:unix:/etc/batv/run/lmtp", "192.0.2.1:25"]
+
+
+def test_nothing_is_encrypted_or_believed_unless_the_file_says_so() -> None:
+    """Whoever is believed can say that he is anybody; an upgrade must not change what a site does."""
+    for side in (parsed(text_of()).outbound, parsed(text_of()).inbound):
+        assert side is not None
+        assert (side.listen_tls, side.tls_certificate, side.next_hop_tls) == ((), None, NextHopTls.OFF)
+        assert side.proxy_protocol_from == side.xclient_from == side.xforward_from == ()
+        assert side.next_hop_identity is Announce.AUTO
+
+
+def test_paths_belong_to_the_folder_of_the_file() -> None:
+    """The service is started in another one."""
+    paths = ["tls_certificate", "tls_key", "tls_client_ca", "next_hop_tls_ca", "next_hop_credentials"]
+    for anchored, written in (("/etc/batv/pem/x", "pem/x"), ("/pem/x", "/pem/x")):
+        more = [("inbound", option, json.dumps(written)) for option in paths]
+        side = parsed(
+            text_of(*more, ("inbound", "next_hop_tls", '"required"'), ("inbound", "listen_tls", '["unix:tls"]'))
+        ).inbound
+        assert side is not None
+        assert {getattr(side, option) for option in paths} == {anchored}
+        assert side.listen_tls == (Endpoint(path="/etc/batv/tls"),)
+
+
+def test_a_proxy_may_listen_with_tls_alone() -> None:
+    """As submission on port 465 does."""
+    tls = ("outbound", "listen_tls", '["192.0.2.1:465"]'), ("outbound", "tls_certificate", '"mx.pem"')
+    outbound = parsed(text_of(*tls, ("outbound", "listen", "[]"))).outbound
+    assert outbound is not None
+    assert (outbound.listen, outbound.listen_tls) == ((), (Endpoint(host="192.0.2.1", port=465),))
+
+
+NO_CERTIFICATE: Final = "is of no use without a certificate: set tls_certificate too"
+
+UNVERIFIED: Final = "nothing is verified: set next_hop_tls to required or implicit, or leave it out"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"listen": "[]"}, "listen: is empty: name at least one address"),
+        (
+            {"listen": '["lmtp:127.0.0.1:24"]'},
+            "listen: lmtp:127.0.0.1:24 is LMTP, which is spoken to a mail store: leave lmtp: out",
+        ),
+        ({"listen_tls": '["127.0.0.1:465"]'}, f"listen_tls: {NO_CERTIFICATE}"),
+        ({"tls_key": '"key.pem"'}, f"tls_key: {NO_CERTIFICATE}"),
+        ({"tls_client_ca": '"ca.pem"'}, f"tls_client_ca: {NO_CERTIFICATE}"),
+        (
+            {"tls_certificate": '"mx.pem"', "listen_tls": '["127.0.0.1:10027"]'},
+            "listen_tls: 127.0.0.1:10027 stands in listen too: leave one out",
+        ),
+        (
+            {"next_hop": '["192.0.2.1:25", "127.0.0.1:10027"]'},
+            "next_hop: 127.0.0.1:10027 is this proxy itself: mail would go round in a loop",
+        ),
+        (
+            {"next_hop": '"lmtp:127.0.0.1:10027"'},
+            "next_hop: lmtp:127.0.0.1:10027 is this proxy itself: mail would go round in a loop",
+        ),
+        (
+            {"tls_certificate": '"mx.pem"', "listen_tls": '["unix:s"]', "next_hop": '"unix:s"'},
+            "next_hop: unix:s is this proxy itself: mail would go round in a loop",
+        ),
+        ({"next_hop_tls_ca": '"ca.pem"'}, f"next_hop_tls_ca: {UNVERIFIED}"),
+        (
+            {"next_hop_tls": '"opportunistic"', "next_hop_tls_name": '"b.example"'},
+            f"next_hop_tls_name: {UNVERIFIED}",
+        ),
+        (
+            {"next_hop": '"unix:s"', "next_hop_tls": '"required"'},
+            "next_hop_tls: unix:s has no name to verify: set next_hop_tls_name",
+        ),
+        (
+            {
+                "next_hop": '["127.0.0.1:25", "192.0.2.1:25"]',
+                "next_hop_tls": '"opportunistic"',
+                "next_hop_credentials": '"password"',
+            },
+            (
+                "next_hop_credentials: the password would be for all to read on the way to 192.0.2.1:25:"
+                " set next_hop_tls to required or implicit"
+            ),
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_on_the_line_of_one(options: dict[str, str], line: str) -> None:
+    """Each would be a door that is open or a wall where mail is lost, and nobody would look there."""
+    text = text_of(*(("inbound", option, value) for option, value in options.items()))
+    option = line.partition(":")[0]
+    head, _, rest = text.partition("[inbound]")
+    lines = enumerate(rest.splitlines(), start=head.count("\n") + 1)
+    (number,) = [number for number, each in lines if each.startswith(f"{option} = ")]
+    assert errors_of(text) == [f"batv.toml:{number}: inbound.{line}"]
+
+
+@pytest.mark.parametrize(
+    ("next_hop", "tls"),
+    [
+        ('["192.0.2.1:25", "mail.example.com:25"]', "required"),
+        ('"192.0.2.1:465"', "implicit"),
+        ('["127.0.0.1:25", "[::1]:25", "localhost:26", "unix:s"]', "off"),
+        ('"127.0.0.1:25"', "opportunistic"),
+    ],
+)
+def test_a_password_goes_where_nobody_can_read_it(next_hop: str, tls: str) -> None:
+    """Inside the host there is nobody on the way; outside, the other end must be known."""
+    more = (("next_hop", next_hop), ("next_hop_tls", f'"{tls}"'), ("next_hop_credentials", '"password"'))
+    outbound = parsed(text_of(*(("outbound", *pair) for pair in more))).outbound
+    assert outbound is not None
+    assert outbound.next_hop_tls is NextHopTls(tls)
+
+
+def test_the_outbound_proxy_delivers_to_no_mailbox() -> None:
+    """LMTP gives a reply for each recipient after the message: what one refuses needs a queue to bounce it."""
+    assert errors_of(text_of(("outbound", "next_hop", '["127.0.0.1:25", "lmtp:unix:/run/lmtp"]'))) == [
+        (
+            "batv.toml:3: outbound.next_hop: lmtp:unix:/run/lmtp: LMTP is delivery:"
+            " the outbound proxy needs a queue behind it"
+        )
+    ]
+
+
+def test_a_local_source_must_be_announced_by_somebody() -> None:
+    """Else nothing would be signed, and every bounce would look forged."""
+    required = ("outbound", "require_local_source", "true")
+    assert errors_of(text_of(required)) == [
+        "batv.toml:4: outbound.require_local_source: nobody's XFORWARD is believed: name the peers in xforward_from"
+    ]
+    assert parsed(text_of(required, ("outbound", "xforward_from", '["127.0.0.0/8"]'))).outbound is not None
+
+
+def with_certificates(*tables: str) -> str:
+    """Return settings whose outbound proxy knows clients by their certificates."""
+    text = text_of(("outbound", "tls_certificate", '"mx.pem"'), ("outbound", "tls_client_ca", '"ca.pem"'))
+    return text + "".join(f"{CERTIFICATES}\n{table}\n" for table in tables)
+
+
+def test_a_client_certificate_has_a_name_and_what_it_may_send() -> None:
+    """Names are compared in small letters, whatever the file has."""
+    outbound = parsed(
+        with_certificates(
+            'name = "Out.Example.com"',
+            f'name = "*.relay.example"\ndomains = ["Example.COM"]\ntenant = "{TENANT.upper()}"',
+        )
+    ).outbound
+    assert outbound is not None
+    first, second = outbound.client_certificates
+    assert (first.name, first.domains, first.tenant) == ("out.example.com", frozenset(), None)
+    assert (second.name, second.domains, second.tenant) == ("*.relay.example", frozenset({"example.com"}), TENANT)
+
+
+def test_an_error_in_a_table_that_is_repeated_is_on_the_line_of_its_own() -> None:
+    """The tables look alike, so that the name of the option alone says nothing."""
+    text = with_certificates(
+        'name = "a.example"\ncolour = 1',
+        'domains = "example.com"\nnam = "a.example"',
+        "# the third\n\nname = 7\ntenant = 'x'",
+        'name = "*.*.example"',
+        'name = "b\u00fccher.example"',
+    )
+    lines = text.splitlines()
+    heads = [number for number, line in enumerate(lines, start=1) if line == CERTIFICATES]
+    where = "outbound.client_certificates"
+    assert errors_of(text) == [
+        f"batv.toml:{heads[0] + 2}: {where}.0.colour: no such option: {LISTED}",
+        f"batv.toml:{heads[1]}: {where}.1.name: is missing: set it",
+        f'batv.toml:{heads[1] + 1}: {where}.1.domains: write a list: ["example.com"]',
+        f"batv.toml:{heads[1] + 2}: {where}.1.nam: no such option: did you mean 'name'? {LISTED}",
+        (
+            f"batv.toml:{heads[2] + 3}: {where}.2.name: write a name in quotes, as in"
+            ' "mail.example.com" or "*.example.com"'
+        ),
+        f"batv.toml:{heads[2] + 4}: {where}.2.tenant: 'x' is no tenant id: write it as in {TENANT}",
+        (
+            f"batv.toml:{heads[3] + 1}: {where}.3.name: '*.*.example' is no name of a certificate:"
+            " write it as in mail.example.com or *.example.com"
+        ),
+        (
+            f"batv.toml:{heads[4] + 1}: {where}.4.name: 'b\u00fccher.example' is no name of a certificate:"
+            " write it as in mail.example.com or *.example.com"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ("[outbound.client_certificates]\nname = 'a.example'\n", ": write a line {} for each"),
+        ("[outbound]\nclient_certificates = 'a.example'\n", ": write a line {} for each"),
+        ("[outbound]\nclient_certificates = ['a.example']\n", ".0: write a table: a line {}"),
+    ],
+)
+def test_a_table_that_may_be_repeated_has_double_brackets(tables: str, said: str) -> None:
+    """Few know that of TOML, and what a library says of it helps nobody."""
+    (line,) = [line for line in errors_of(tables) if "client_certificates" in line]
+    number = tables[: tables.index("client_certificates")].count("\n") + 1
+    beginning = f"batv.toml:{number}: outbound.client_certificates{said.format(CERTIFICATES)}"
+    assert line == f"{beginning}, and its options on the lines below"
+
+
+def test_a_client_certificate_needs_an_authority_that_vouches_for_it() -> None:
+    """Nobody would be asked for one, and everybody refused."""
+    text = text_of() + f'{CERTIFICATES}\nname = "a.example"\n'
+    number = text.splitlines().index(CERTIFICATES) + 1
+    assert errors_of(text) == [
+        f"batv.toml:{number}: outbound.client_certificates: no client is asked for a certificate: set tls_client_ca"
+    ]
+
+
+def test_a_client_certificate_is_for_domains_of_ours() -> None:
+    """A slip in the name would shut its holder out. An internationalised domain has two spellings."""
+    text = with_certificates('name = "a.example"\ndomains = ["example.org", "example.com", "xn--bcher-kva.example"]')
+    text += '[domains."b\u00fccher.example"]\n'
+    number = text.splitlines().index(CERTIFICATES) + 3
+    assert errors_of(text) == [
+        (
+            f"batv.toml:{number}: outbound.client_certificates.0.domains: example.org is no domain of yours:"
+            ' add [domains."example.org"]'
+        )
+    ]
+
+
+def test_all_that_contradicts_itself_is_told_at_once() -> None:
+    """Each look costs a round: of one table, and of several."""
+    text = text_of(
+        ("keys", "master_key_file", '"a"'),
+        ("keys", "master_key_credential", '"b"'),
+        ("outbound", "require_local_source", "true"),
+        ("outbound", "tls_key", '"key.pem"'),
+        ("inbound", "next_hop", '["127.0.0.1:10027", "unix:s"]'),
+        ("inbound", "next_hop_tls_ca", '"ca.pem"'),
+        ("smtp", "workers", "0"),
+    )
+    keys = [line.split(": ")[1] for line in errors_of(text)]
+    assert keys == [
+        "outbound.require_local_source",
+        "outbound.tls_key",
+        "inbound.next_hop",
+        "inbound.next_hop_tls_ca",
+        "keys.master_key_credential",
+        "smtp.workers",
+    ]
+
+
+def test_a_domain_is_ours_or_relayed_not_both() -> None:
+    """Its mail would be judged or not as chance will have it; every such domain is named."""
+    text = text_of(("inbound", "relay_domains", '["example.com", "example.net", "other.example"]'))
+    text += '[domains."example.net"]\n'
+    number = text.splitlines().index('relay_domains = ["example.com", "example.net", "other.example"]') + 1
+    assert errors_of(text) == [
+        f"batv.toml:{number}: inbound.relay_domains: {name} stands under domains too: leave one out"
+        for name in ("example.com", "example.net")
+    ]
+
+
+def test_every_table_that_is_repeated_belongs_to_a_section() -> None:
+    """`batv config show --defaults` lists its options there."""
+    assert {name.partition(".")[0] for name in ARRAYS} <= set(SECTIONS)

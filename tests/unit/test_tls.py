@@ -177,6 +177,7 @@ def test_what_is_wrong_with_a_file_is_said_of_that_file(authority: Authority, tm
     sealed.touch(mode=0o600)
     private = load_pem_private_key(key.read_bytes(), None)
     sealed.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"Passw0rd")))
+    weak = authority.issue(NAME, weak=True)
     said = {
         "gone": refusal(gone, key),
         "key gone": refusal(certificate, gone),
@@ -188,6 +189,7 @@ def test_what_is_wrong_with_a_file_is_said_of_that_file(authority: Authority, tm
         "another's key": refusal(certificate, other),
         "encrypted": refusal(certificate, sealed),
         "folder": refusal(tmp_path, key),
+        "weak": refusal(*weak),
     }
     assert {case: line.rpartition(": ")[0] for case, line in said.items()} == {
         "gone": f"cannot use the certificate {gone}: no such file or directory",
@@ -202,6 +204,7 @@ def test_what_is_wrong_with_a_file_is_said_of_that_file(authority: Authority, tm
         "another's key": f"cannot use the certificate {certificate}: the key {other} is that of another one",
         "encrypted": f"cannot use the key {sealed}: it is encrypted, and nobody is there to give the password",
         "folder": f"cannot use the certificate {tmp_path}: is a directory",
+        "weak": f"cannot use the certificate {weak[0]}: OpenSSL takes it for too weak",
     }
     assert "Passw0rd" not in "".join(said.values())
 
