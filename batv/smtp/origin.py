@@ -66,7 +66,7 @@ _LABEL = r"(?!-)[0-9A-Za-z_-]{1,63}+(?<!-)"
 # Digits and dots alone are no name: a reverse look-up may yield them, and Postfix refuses the command.
 _HOST_NAME = re.compile(rf"(?![0-9.]*+\Z){_LABEL}(?:\.{_LABEL})*+")
 _ADDRESS = re.compile(r"(?ai)(IPV6:)?([0-9a-f.:]++)")
-_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}")
 _PROTOCOL = re.compile(r"[!-~]{1,64}")
 _XCLIENT_PROTOCOLS: Final = ("SMTP", "ESMTP")
 
