@@ -12,8 +12,10 @@ from ipaddress import collapse_addresses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batv.config import NextHopTls
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError, UnsafeFileError
 from batv.keyring import KeyRings
+from batv.net.tls import client_context, server_context
 from batv.store.files import check_private_folder
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from batv.cli import Site
-    from batv.config import OutboundSettings, Settings
+    from batv.config import InboundSettings, OutboundSettings, Settings
     from batv.day import Day
     from batv.keyring import KeyRing
     from batv.store.rings import RingStore
@@ -58,6 +60,10 @@ def readiness(site: Site, settings: Settings) -> Readiness:
         )
     if settings.outbound is not None:
         warnings.extend(_open_to_all(settings.outbound))
+    for name, side in (("outbound", settings.outbound), ("inbound", settings.inbound)):
+        if side is not None:
+            warnings.extend(_believing_all(name, side))
+            errors.extend(_tls(side))
     try:
         store = site.store(settings)
     except BatvError as error:
@@ -123,6 +129,30 @@ def _open_to_all(outbound: OutboundSettings) -> Iterator[str]:
         )
 
 
+def _believing_all(name: str, side: OutboundSettings | InboundSettings) -> Iterator[str]:
+    public = [endpoint for endpoint in (*side.listen, *side.listen_tls) if not endpoint.local]
+    for option in ("proxy_protocol_from", "xclient_from", "xforward_from"):
+        everybody = [str(network) for network in _collapsed(getattr(side, option)) if network.prefixlen == 0]
+        if public and everybody:
+            yield (
+                f"{name}.{option} has {' and '.join(everybody)} while {name} listens on {public[0]}: anybody can say"
+                " that he is a client of yours: name your own peers"
+            )
+
+
+def _tls(side: OutboundSettings | InboundSettings) -> Iterator[BatvError]:
+    if side.tls_certificate is not None:
+        try:
+            server_context(side.tls_certificate, side.tls_key, side.tls_client_ca)
+        except BatvError as error:
+            yield error
+    if side.next_hop_tls is not NextHopTls.OFF:
+        try:
+            client_context(side.next_hop_tls, side.next_hop_tls_ca)
+        except BatvError as error:
+            yield error
+
+
 def _collapsed(networks: Sequence[IPv4Network | IPv6Network]) -> Iterator[IPv4Network | IPv6Network]:
     # Two halves are the whole.
     yield from collapse_addresses([network for network in networks if network.version == 4])  # noqa: PLR2004 -- IPv4
@@ -159,9 +189,14 @@ def _for_root_only(store: RingStore, settings: Settings) -> Iterator[str]:
     if os.geteuid() != 0 or not store.directory.is_dir():
         return
     service = store.directory.stat().st_uid
-    state, master = Path(settings.state.directory), settings.keys.master_key_file
-    paths = [*store.files(), state, state / "journal.jsonl", *([Path(master)] if master is not None else [])]
-    for path in paths:
+    state = Path(settings.state.directory)
+    named = [settings.keys.master_key_file]
+    for side in (settings.outbound, settings.inbound):
+        if side is not None:
+            named += [side.tls_key, side.next_hop_credentials]
+    # The owner of a link opens nothing: that of the file does.
+    secrets = [Path(path).resolve() for path in dict.fromkeys(named) if path is not None]
+    for path in (*store.files(), state, state / "journal.jsonl", *secrets):
         owner = path.lstat().st_uid if os.path.lexists(path) else service
         if owner != service:
             yield (

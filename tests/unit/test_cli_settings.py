@@ -11,6 +11,7 @@ import pytest
 
 from batv.cli import Site, run
 from batv.config import ARRAYS, SECTIONS, parse
+from tests.support.certificates import Authority
 from tests.support.command import TODAY, Answer, Command, process
 
 if TYPE_CHECKING:
@@ -260,6 +261,58 @@ def test_check_warns_of_a_proxy_that_signs_for_everybody(
     answer = batv("config", "check", "--json")
     assert answer.status == 0
     assert ["anybody can send mail through it" in line for line in answer.fields["warnings"]] == [True] * warned
+
+
+@pytest.mark.parametrize("option", ["proxy_protocol_from", "xclient_from", "xforward_from"])
+@pytest.mark.parametrize(
+    ("listen", "networks", "warned"),
+    [
+        ("0.0.0.0:10025", '"0.0.0.0/0"', True),
+        ("[::]:10025", '"192.0.2.0/24", "::/1", "8000::/1"', True),
+        ("127.0.0.1:10025", '"0.0.0.0/0"', False),
+        ("0.0.0.0:10025", '"10.0.0.0/8"', False),
+    ],
+)
+def test_check_warns_of_a_proxy_that_believes_everybody(
+    batv: Command, option: str, listen: str, networks: str, *, warned: bool
+) -> None:
+    """Whoever says that he is a client is one: `clients` keeps nobody out then."""
+    batv("key", "new")
+    text = batv.config.read_text().replace(
+        'listen = ["127.0.0.1:10025"]', f'listen = ["{listen}"]\n{option} = [{networks}]'
+    )
+    batv.config.write_text(text)
+    warnings = batv("config", "check", "--json").fields["warnings"]
+    assert [f"outbound.{option} has" in line for line in warnings] == [True] * warned
+
+
+def test_check_finds_certificates_that_cannot_be_used(batv: Command) -> None:
+    """Of both sides, whichever way the connection goes."""
+    batv("key", "new")
+    authority = Authority(batv.folder)
+    certificate, key = authority.issue("mx.example.com")
+    options = {
+        "tls_certificate": certificate,
+        "tls_key": key,
+        "tls_client_ca": authority.ca,
+        "next_hop_tls": "required",
+        "next_hop_tls_ca": authority.ca,
+    }
+    lines = "".join(f'{option} = "{value}"\n' for option, value in options.items())
+    text = batv.config.read_text().replace("[outbound]\n", f"[outbound]\n{lines}")
+    text = text.replace("[inbound]\n", f"[inbound]\n{lines}")
+    batv.config.write_text(text)
+    assert batv("config", "check", "--json").fields == {"config": str(batv.config), "errors": [], "warnings": []}
+    key.chmod(0o644)
+    answer = batv("config", "check")
+    assert (answer.status, answer.err) == (
+        77,
+        f"batv: {key} has mode 0644, open to other users: run chmod 600 {key}\n",
+    )
+    authority.ca.write_text("")
+    answer = batv("config", "check")
+    assert answer.status == 78
+    assert f"cannot use the certificate {authority.ca}: it holds no certificate in PEM form" in answer.err
 
 
 def test_check_tells_root_what_the_user_of_the_service_cannot_read(batv: Command) -> None:
