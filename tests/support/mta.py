@@ -6,21 +6,20 @@ The system's own instance is neither read nor touched. Only root can start a Pos
 from __future__ import annotations
 
 import os
-import random
 import re
 import select
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.support.port import free_port
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -32,24 +31,12 @@ __all__ = ["Maildir", "Postfix", "ServiceTable", "free_ports", "greeted", "mta_f
 _COMMANDS: Final = Path("/usr/sbin")
 _SHIPPED_MASTER: Final = Path("/usr/share/postfix/master.cf.dist")
 _STOP_SECONDS: Final = 30
-_PORTS_FOR_SERVERS: Final = range(20_000, 32_000)
 _OWNER: Final = 65534  # nobody, as Debian numbers it: owns the mailboxes of tests
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return so many TCP ports of a loopback address on which nobody listens now.
-
-    They lie below those that Linux gives to clients, so that no connection of another test takes one before its server.
-    """
-    ports: list[int] = []
-    for port in random.SystemRandom().sample(_PORTS_FOR_SERVERS, len(_PORTS_FOR_SERVERS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            ports.append(port)
-        if len(ports) == count:
-            break
-    return ports
+    """Return so many ports of a loopback address, each as `free_port` gives it."""
+    return [free_port(host) for _ in range(count)]
 
 
 def greeted(host: str, port: int) -> bool:
