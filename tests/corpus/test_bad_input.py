@@ -14,6 +14,7 @@ import pytest
 from tests.support.command import child_environment
 from tests.support.port import free_port
 from tests.support.service import ServiceProcess
+from tests.support.signals import heeding_interrupts
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -76,14 +77,19 @@ def test_nothing_stays_of_a_corpus_that_was_interrupted(ground: Ground, number: 
     """A service manager that stops a job, or a hand at the keyboard."""
     before = set(ground.folder.iterdir())
     command = ("--config", str(ground.config), "corpus", "generate", "--out", str(ground.folder / "new"))
-    with subprocess.Popen(
-        [sys.executable, "-c", "from batv.cli import main; main()", *command, "--count", "1000000"],
-        env=child_environment(),
-        stderr=subprocess.PIPE,
-    ) as process:
-        until(lambda: any(ground.folder.glob(".new.*/messages/000050.eml")), "fiftieth message")
-        process.send_signal(number)
-        assert process.wait(60) == 130
+    with heeding_interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from batv.cli import main; main()", *command, "--count", "1000000"],
+            env=child_environment(),
+            stderr=subprocess.PIPE,
+        )
+    with process:
+        try:
+            until(lambda: any(ground.folder.glob(".new.*/messages/000050.eml")), "fiftieth message")
+            process.send_signal(number)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     assert set(ground.folder.iterdir()) == before
 
 

@@ -24,6 +24,7 @@ from batv.demo.processes import company
 from batv.demo.tour import CORRESPONDENTS, FORGED_FATES, Course, Tour, users_of
 from batv.verdict import Disposition
 from tests.support.port import free_port
+from tests.support.signals import heeding_interrupts
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ def going_on(folder: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         if demo.poll() is None:
             demo.terminate()
-        demo.wait(timeout=_SECONDS)
+        try:
+            demo.wait(timeout=_SECONDS)
+        finally:
+            demo.kill()
+            demo.wait()
 
 
 @pytest.mark.parametrize("on_forged", list(FORGED_FATES), ids=str)
@@ -241,13 +246,15 @@ def test_the_demo_ends_when_one_of_its_processes_does(folder: Path, module: str)
 
 def test_ctrl_c_in_the_middle_leaves_nothing_running(folder: Path) -> None:
     """The tour is ended at any moment; the processes it started are its own to end."""
-    demo = subprocess.Popen([*_BATV, "demo"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        until((folder / "var/demo/log").exists, "log", _SECONDS)
-        demo.send_signal(signal.SIGINT)
-        out, _ = demo.communicate(timeout=_SECONDS)
-    finally:
-        demo.kill()
+    with heeding_interrupts():
+        demo = subprocess.Popen([*_BATV, "demo"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with demo:
+        try:
+            until((folder / "var/demo/log").exists, "log", _SECONDS)
+            demo.send_signal(signal.SIGINT)
+            out, _ = demo.communicate(timeout=_SECONDS)
+        finally:
+            demo.kill()
     assert demo.returncode in {130, 0}
     assert b"Traceback" not in out
     assert processes_of(folder) == []

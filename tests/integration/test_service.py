@@ -24,6 +24,7 @@ from batv.store.rings import RingStore
 from batv.verdict import Verdict
 from tests.support.next_hop import RecordingNextHop
 from tests.support.service import SECRET, SERVE, ServiceProcess, today
+from tests.support.signals import heeding_interrupts
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
@@ -346,7 +347,7 @@ def test_a_signal_right_after_ready_ends_it_well(
     next_hop: RecordingNextHop, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Who says `ready` can be stopped: no status of a killed process, no traceback."""
-    with ServiceProcess(tmp_path, next_hop.address) as service:
+    with heeding_interrupts(), ServiceProcess(tmp_path, next_hop.address) as service:
         os.kill(service.pid, number)
         assert service.wait() == 0
         assert "Traceback" not in service.log
