@@ -363,7 +363,8 @@ class _ListenerSettings(_Section):
         (), description="networks of peers that may say with XFORWARD who the client is"
     )
     next_hop: Annotated[tuple[EndpointField, ...], BeforeValidator(_next_hops), AfterValidator(_one_or_more)] = Field(
-        description="where the mail goes on to: an address, or a list that is tried in order"
+        description="where the mail goes on to: an address, or a list that is tried in order;"
+        " inbound: `lmtp:` before an address of a mail store that speaks LMTP"
     )
     next_hop_identity: Annotated[Announce, _enum(Announce)] = Field(
         Announce.AUTO,

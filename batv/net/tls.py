@@ -15,10 +15,6 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from batv.errors import ConfigError, UnsafeFileError
 
 if TYPE_CHECKING:
@@ -177,6 +173,11 @@ def _unusable(certificate: str, key: str, chain: bytes, secret: bytes) -> Config
     if b"ENCRYPTED" in secret:
         said = f"cannot use the key {key}: it is encrypted, and nobody is there to give the password"
         return ConfigError(said, "write it out with 'openssl pkey', mode 0600")
+    # Needed for this alone, and they cost memory.
+    from cryptography import x509  # noqa: PLC0415 -- see above
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 -- see above
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 -- see above
+
     try:
         named, own = x509.load_pem_x509_certificate(chain).public_key(), load_pem_private_key(secret, None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
