@@ -615,7 +615,7 @@ class Settings(_Section):
             ours = self.policy.domains
             for number, certificate in enumerate(self.outbound.client_certificates):
                 for name in sorted(certificate.domains):
-                    if _spellings(name).isdisjoint(ours):
+                    if name.encode() not in ours:
                         place = f"outbound.client_certificates.{number}.domains"
                         yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
 
