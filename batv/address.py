@@ -166,8 +166,8 @@ class ForwardPath:
 
 
 def _replaced(octets: bytes, old: Mailbox | None, new: Mailbox) -> bytes:
-    before = len(old.octets) + 1 if old is not None else 1
-    return octets[:-before] + new.octets + b">"
+    replaced = len(old.local) + len(old.domain) + 2 if old is not None else 1
+    return b"%b%b@%b>" % (octets[:-replaced], new.local, new.domain)
 
 
 def _printable(octets: bytes) -> str:

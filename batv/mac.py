@@ -52,7 +52,7 @@ def sign(key: Key, stamp: bytes, mailbox: Mailbox, case: Case) -> bytes:
         mailbox: the address without a tag.
         case: whether letters are folded before hashing.
     """
-    source = mailbox.octets
+    source = mailbox.local + b"@" + mailbox.domain
     return _digits(key, stamp, source if case is _EXACT else fold(source))
 
 
@@ -61,7 +61,7 @@ def verify(key: Key, stamp: bytes, mailbox: Mailbox, signature: bytes) -> Case |
 
     The comparison takes the same time wherever the digits differ.
     """
-    source = mailbox.octets
+    source = mailbox.local + b"@" + mailbox.domain
     folded = fold(source)
     if compare_digest(_digits(key, stamp, folded), signature):
         return _FOLD

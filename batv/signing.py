@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batv import mac
 from batv.day import stamp_distance
 from batv.mac import Case
-from batv.tag import Placement, has_room, looks_tagged, put_on_octets, tag_and_rest
+from batv.tag import Placement, has_room, looks_tagged, put_on_fields, tag_and_rest
 from batv.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def sign(mailbox: Mailbox, ring: KeyRing, day: Day, style: Style = DEFAULT_STYLE
 def sign_with(mailbox: Mailbox, key: Key, day: Day, style: Style = DEFAULT_STYLE) -> Mailbox:
     """Return the address signed with one key as of that day, whatever the key's role and the address's length."""
     stamp = day.stamp_after(key.lifetime)
-    octets = b"%d%b%b" % (key.number, stamp, mac.sign(key, stamp, mailbox, style.case))
-    return put_on_octets(mailbox, octets, style.placement)
+    signature = mac.sign(key, stamp, mailbox, style.case)
+    return put_on_fields(mailbox, key.number, stamp, signature, style.placement)
 
 
 def verify(mailbox: Mailbox, ring: KeyRing, day: Day) -> Verification:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.errors import NoSigningKeyError
-from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign, verify_any
-from batv.tag import take_off
+from batv.signing import DEFAULT_STYLE, Style, has_routing_characters, obstacle, sign_with, verify_any
+from batv.tag import tag_and_rest
 from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ class Client:
     Attributes:
         address: its IP address; empty for a Unix socket.
         name: what it called itself in EHLO or HELO.
+        local: whether a server in front that is believed says that the message was submitted there.
     """
 
     address: str
     name: str = ""
+    local: bool = False
 
 
 class Stage(Protocol):
@@ -68,37 +70,40 @@ class SigningStage:
     Attributes:
         policy: which domains are ours.
         style: how tags are written.
+        local_only: whether only what was submitted at a server in front is signed: whoever can make us sign what came
+            from the Internet has addresses signed at will.
     """
 
     policy: Policy
     style: Style = DEFAULT_STYLE
+    local_only: bool = False
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the signed reverse path, or the path as it came and why.
 
         DEFER where no key signs: mail that went out unsigned could not get its bounces back.
         """
-        del client
         mailbox = path.mailbox
         if mailbox is None:
             return self._unsigned(path, "null sender")
         domain = self.policy.for_domain(mailbox.domain)
         if domain is None:
             return self._unsigned(path, f"{_text(mailbox.domain)} is not a domain of ours")
+        if self.local_only and not client.local:
+            return self._unsigned(path, "no XFORWARD SOURCE=LOCAL, and require_local_source is set")
         form = domain.left_alone(mailbox)
         if form is not None:
             return self._unsigned(path, f"leave_forms has {form.value}")
+        hindrance = obstacle(mailbox)
         try:
             ring = rings.ring_for(mailbox.domain)
-            signed = sign(mailbox, ring, day, self.style)
+            if hindrance is not None:
+                return self._unsigned(path, hindrance.value)
+            key = ring.signing_key(day)
         except NoSigningKeyError as error:
             return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, str(error))
-        if isinstance(signed, Obstacle):
-            return self._unsigned(path, signed.value)
-        key = ring.signing_key(day)
-        return Decision(
-            Verdict.SIGNED, Disposition.REWRITE, path.with_mailbox(signed), f"signed with key {key.number}", key.number
-        )
+        signed = path.with_mailbox(sign_with(mailbox, key, day, self.style))
+        return Decision(Verdict.SIGNED, Disposition.REWRITE, signed, f"signed with key {key.number}", key.number)
 
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
@@ -157,12 +162,13 @@ class VerifyingStage:
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
-        tagged = take_off(mailbox)
-        if tagged is None:
+        parts = tag_and_rest(mailbox)
+        if parts is None:
             return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "sender is not null")
-        bare = path.with_mailbox(tagged.mailbox)
+        tag, rest, _ = parts
+        bare = path.with_mailbox(rest)
         return Decision(
-            Verdict.NOT_A_BOUNCE, Disposition.REWRITE, bare, "sender is not null; tag taken off", tagged.tag.key_number
+            Verdict.NOT_A_BOUNCE, Disposition.REWRITE, bare, "sender is not null; tag taken off", tag.key_number
         )
 
     @staticmethod
@@ -178,9 +184,8 @@ class VerifyingStage:
         else:
             bare, number = path.with_mailbox(found.mailbox), found.tag.key_number
         status = STATUS_BY_VERDICT[found.verdict] if domain.marks else None
-        if found.verdict not in FORGED:
-            return Decision(found.verdict, Disposition.REWRITE, bare, found.reason, number, status)
-        return Decision(found.verdict, domain.on_forged, bare, found.reason, number, status)
+        disposition = domain.on_forged if found.verdict in FORGED else Disposition.REWRITE
+        return Decision(found.verdict, disposition, bare, found.reason, number, status)
 
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:

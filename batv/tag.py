@@ -37,7 +37,7 @@ __all__ = [
     "has_room",
     "looks_tagged",
     "put_on",
-    "put_on_octets",
+    "put_on_fields",
     "shorten",
     "tag_and_rest",
     "take_off",
@@ -45,6 +45,9 @@ __all__ = [
 
 TAG_OCTETS: Final = 16
 """What a tag adds to a local part in either placement: `prvs=` or `+prvs=`, ten characters, and `=` in the first."""
+
+_LONGEST_LOCAL_PART: Final = MAX_LOCAL_PART_OCTETS - TAG_OCTETS
+_LONGEST_LOCAL_PART_AND_DOMAIN: Final = MAX_MAILBOX_OCTETS - TAG_OCTETS - len("@")
 
 _VALUE = rb"([0-9])([0-9]{3})([0-9a-fA-F]{6})"
 _PREFIX = re.compile(rb'("?)[pP][rR][vV][sS]=' + _VALUE + rb"=(.+)", re.DOTALL)
@@ -110,18 +113,21 @@ def put_on(mailbox: Mailbox, tag: Tag, placement: Placement) -> Mailbox:
 
     The placement is kept but for one local part: a prefix tag with no user after it always gets another prefix.
     """
-    return put_on_octets(mailbox, tag.octets, placement)
+    return put_on_fields(mailbox, tag.key_number, tag.stamp, tag.signature, placement)
 
 
-def put_on_octets(mailbox: Mailbox, octets: bytes, placement: Placement) -> Mailbox:
-    """Return what `put_on` does, of a tag written `KDDDSSSSSS`, for signers that need no Tag."""
+def put_on_fields(mailbox: Mailbox, key_number: int, stamp: bytes, signature: bytes, placement: Placement) -> Mailbox:
+    """Return what `put_on` does for the fields of a tag, for signers that need no Tag."""
     local = mailbox.local
+    quoted = local[:1] == b'"'
     # `prvs=KDDDSSSSSS=` carries no tag, but a subaddress behind it would be read as the user of a prefix tag.
     if placement is _AS_PREFIX or _PREFIX_WITHOUT_USER.fullmatch(local):
-        tagged = b'"prvs=%b=%b' % (octets, local[1:]) if mailbox.quoted else b"prvs=%b=%b" % (octets, local)
-    else:
-        tagged = b'%b+prvs=%b"' % (local[:-1], octets) if mailbox.quoted else b"%b+prvs=%b" % (local, octets)
-    return Mailbox(tagged, mailbox.domain)
+        if quoted:
+            return Mailbox(b'"prvs=%d%b%b=%b' % (key_number, stamp, signature, local[1:]), mailbox.domain)
+        return Mailbox(b"prvs=%d%b%b=%b" % (key_number, stamp, signature, local), mailbox.domain)
+    if quoted:
+        return Mailbox(b'%b+prvs=%d%b%b"' % (local[:-1], key_number, stamp, signature), mailbox.domain)
+    return Mailbox(b"%b+prvs=%d%b%b" % (local, key_number, stamp, signature), mailbox.domain)
 
 
 def take_off(mailbox: Mailbox) -> Tagged | None:
@@ -170,8 +176,8 @@ def looks_tagged(mailbox: Mailbox) -> bool:
 
 def has_room(mailbox: Mailbox) -> bool:
     """Whether the mailbox stays within RFC 5321's lengths with a tag on. Source: RFC 5321 section 4.5.3.1."""
-    local = len(mailbox.local) + TAG_OCTETS
-    return local <= MAX_LOCAL_PART_OCTETS and local + 1 + len(mailbox.domain) <= MAX_MAILBOX_OCTETS
+    local = len(mailbox.local)
+    return local <= _LONGEST_LOCAL_PART and local + len(mailbox.domain) <= _LONGEST_LOCAL_PART_AND_DOMAIN
 
 
 class ForeignForm(Enum):

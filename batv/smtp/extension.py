@@ -50,8 +50,10 @@ _EXTENSION_OF: Final = {
 
 def hidden_parameter(parameters: bytes) -> bool:
     """Whether a parameter belongs to an extension that is hidden from clients."""
+    if not parameters:
+        return False
     return (
-        any(keyword in _HIDDEN_PARAMETERS for keyword in keywords(parameters))
+        not _HIDDEN_PARAMETERS.isdisjoint(keywords(parameters))
         or (parameter(parameters, b"BODY") or b"").upper() == b"BINARYMIME"
     )
 

@@ -107,7 +107,7 @@ def parse_rcpt(argument: bytes) -> RcptArgument:
 
 def keywords(parameters: bytes) -> list[bytes]:
     """Return the keywords of parameters in upper case, in their order."""
-    return [parameter.partition(b"=")[0].upper() for parameter in parameters.split()]
+    return [parameter.partition(b"=")[0] for parameter in parameters.upper().split()]
 
 
 def parameter(parameters: bytes, keyword: bytes) -> bytes | None:

@@ -95,6 +95,7 @@ def test_the_next_wrap_is_the_first_of_july_2027() -> None:
     """Administrators are told this date."""
     assert Day.from_iso("2027-07-01").stamp == b"000"
     assert Day.from_iso("2027-06-30").stamp == b"999"
+    assert Day.from_iso("2027-06-30").stamp_after(7) == b"006"
     assert datetime.fromtimestamp(21_000 * SECONDS_A_DAY, UTC).date() == date(2027, 7, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_keys_role_follows_from_the_day() -> None:
     assert [planned.verifies(D + n) for n in range(17)] == [True] * 15 + [False] * 2
     assert key().role(D + 9999) is Role.PENDING
     assert key(0, 0).role(D + 9999) is Role.SIGNING
+
+
+def test_whether_a_key_signs_or_verifies_is_what_its_role_says() -> None:
+    """Whatever is settled of a key, on each day it does what its role of that day may do."""
+    settled = (None, 0, 3, 6)
+    for begin, end, revoked in product(settled, settled, settled):
+        one = key(3, begin, end, revoked, lifetime=2)
+        for day in (D + ahead for ahead in range(-2, 14)):
+            role = one.role(day)
+            assert one.signs(day) is (role is Role.SIGNING)
+            assert one.verifies(day) is (role in {Role.PENDING, Role.SIGNING, Role.RETIRING})
 
 
 def test_a_key_that_never_signed_is_retired_like_any_other() -> None:
