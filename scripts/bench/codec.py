@@ -59,7 +59,7 @@ def measure_codec(seconds: float) -> dict[str, float]:
     actions = (fresh, signing, verifying)
     took = dict.fromkeys(CODEC, 0.0)
     rounds = 0
-    while sum(took.values()) < seconds * len(CODEC):
+    while not rounds or sum(took.values()) < seconds * len(CODEC):
         for name, action in zip(CODEC, actions, strict=True):
             took[name] += _seconds(action)
         rounds += 1
