@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
+import random
 import sys
 import time
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batv.address import Mailbox
@@ -19,67 +17,91 @@ from batv.day import Day
 from batv.keyring import Key, KeyRing, Secret
 from batv.signing import sign_with
 from batv.store.rings import RingStore
+from scripts.bench.meter import memory_mib
+from scripts.bench.programs import CONNECTIONS, HOST, MissingToolError, exim, running, sink, tool
 from tests.support.mta import Postfix, ServiceTable, free_ports, greeted
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-__all__ = ["HOPS", "Hop", "MissingToolError", "require", "tool"]
+__all__ = ["HOPS", "OURS", "Hop", "require"]
 
-_HOST: Final = "127.0.0.1"
 _SENDER: Final = "joe@example.com"
 _RECIPIENT: Final = "bob@peer.example"
-_CHECKOUT: Final = Path(__file__).parents[2]
-_PLACES: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-_CONNECTIONS: Final = "2000"
-_STOP_SECONDS: Final = 30
 _DRAIN_SECONDS: Final = 300
-_END_OF_JOURNAL_OCTETS: Final = 4096
+_END_OF_FILE_OCTETS: Final = 4096
+_MANY_DOMAINS: Final = 10_000
+_RINGS: Final = 10
+_EXIM_USER: Final = 64991  # as scripts/mta/fetch-exim numbers it where the system has none
 
-
-class MissingToolError(Exception):
-    """A program or right that a hop needs is not here."""
+# Exim's usual limits would refuse connections, and leave messages in the queue after the tenth of a session.
+_EXIM_SETTINGS: Final = f"""\
+exim_path = {{program}}
+exim_user = {_EXIM_USER}
+exim_group = {_EXIM_USER}
+primary_hostname = relay.example
+spool_directory = {{folder}}/spool
+log_file_path = {{folder}}/log/%slog
+log_selector = +return_path_on_delivery
+local_interfaces = {HOST}
+daemon_smtp_ports = {{port}}
+tls_advertise_hosts =
+host_lookup =
+rfc1413_hosts =
+smtp_accept_max = {CONNECTIONS}
+smtp_accept_max_per_connection = 0
+smtp_accept_queue_per_connection = 0
+smtp_connect_backlog = 1024
+message_size_limit = 0
+deliver_drop_privilege = true
+acl_smtp_rcpt = accept
+begin routers
+sink:
+  driver = manualroute
+  domains = *
+  route_list = * {HOST}
+  self = send
+  transport = signed
+begin transports
+signed:
+  driver = smtp
+  allow_localhost = true
+  port = {{sink}}
+  return_path = ${{{{prvs{{{{$return_path}}}}{{{{the published secret of a bench}}}}{{{{0}}}}}}}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What stands between smtp-source and smtp-sink.
+    """What stands between the load and smtp-sink.
 
     Attributes:
-        name: what the tables call it.
+        name: what the tables and the command line call it.
         port: where it listens.
-        pid: its process; None where nothing stands between.
-        sender: what MAIL FROM names.
-        recipient: what RCPT TO names.
+        pid: its uppermost process; None where nothing stands between.
+        beside: the process of its smtp-sink, where the hop leaves processes to themselves so that they cannot be
+            counted; None where they can.
+        senders: whom MAIL FROM names, in turns; smtp-source names the first only.
+        recipient: whom RCPT TO names.
         settle: returns when everything that was taken has gone on, and has been treated as it should.
     """
 
     name: str
     port: int
     pid: int | None = None
-    sender: str = _SENDER
+    beside: int | None = None
+    senders: tuple[str, ...] = (_SENDER,)
     recipient: str = _RECIPIENT
     settle: Callable[[], None] = lambda: None
 
+    def memory_mib(self) -> float | None:
+        """Return the memory that it takes now, in MiB, if that is known."""
+        return round(memory_mib(self.pid), 1) if self.pid is not None and self.beside is None else None
+
 
 _Opener: TypeAlias = "Callable[[Path], AbstractContextManager[Hop]]"
-
-
-def tool(name: str, package: str) -> Path:
-    """Return where a program is.
-
-    Args:
-        name: the program.
-        package: the Debian package that holds it.
-
-    Raises:
-        MissingToolError: it is not here.
-    """
-    found = shutil.which(name, path=_PLACES)
-    if found is None:
-        raise MissingToolError(f"there is no {name}: install Debian's {package}")
-    return Path(found)
 
 
 def require(names: Sequence[str]) -> None:
@@ -92,104 +114,75 @@ def require(names: Sequence[str]) -> None:
     tool("smtp-sink", "postfix")
     if "haproxy" in names:
         tool("haproxy", "haproxy, or leave this hop out with --hops")
-    if "postfix" in names and os.geteuid() != 0:
-        raise MissingToolError("only root starts Postfix: run this as root, or leave this hop out with --hops")
-    if {"outbound", "inbound"} & set(names) and find_spec("uvloop") is None:
+    if (of_root := sorted({"postfix", "postfix-filter", "exim"} & set(names))) and os.geteuid() != 0:
+        raise MissingToolError(f"only root starts {', '.join(of_root)}: run this as root, or name others with --hops")
+    if "exim" in names:
+        exim()
+    if set(OURS) & set(names) and find_spec("uvloop") is None:
         raise MissingToolError("there is no uvloop: run scripts/venv --test")
 
 
 @contextmanager
-def _running(command: Iterable[str | Path], folder: Path, port: int) -> Iterator[int]:
-    """Run a program that serves a port, and give its process id once it does."""
-    program, *arguments = command
-    folder.mkdir(exist_ok=True)
-    log = folder / f"{Path(program).name}.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [program, *arguments],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(_CHECKOUT)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
-        try:
-            until(lambda: process.poll() is not None or greeted(_HOST, port), f"answer of {program}")
-            if process.poll() is not None:
-                raise MissingToolError(f"{program} does not start: {log.read_text(errors='replace').strip()}")
-            yield process.pid
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            finally:
-                process.kill()
-
-
-@contextmanager
-def _sink(folder: Path) -> Iterator[int]:
-    """Run smtp-sink, and give its port."""
-    port = free_ports(1)[0]
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []  # as root it must be told
-    command: list[str | Path] = [
-        tool("smtp-sink", "postfix"),
-        *user,
-        "-m",
-        _CONNECTIONS,
-        f"{_HOST}:{port}",
-        _CONNECTIONS,
-    ]
-    with _running(command, folder, port):
-        yield port
-
-
-@contextmanager
 def _direct(folder: Path) -> Iterator[Hop]:
-    with _sink(folder) as sink:
-        yield Hop("direct", sink)
+    with sink(folder) as end:
+        yield Hop("direct", end.port)
 
 
 @contextmanager
 def _haproxy(folder: Path) -> Iterator[Hop]:
-    with _sink(folder) as sink:
+    with sink(folder) as end:
         port = free_ports(1)[0]
         config = folder / "haproxy.cfg"
         config.write_text(
-            f"global\n  nbthread 1\n  maxconn {_CONNECTIONS}\n"
+            f"global\n  nbthread 1\n  maxconn {CONNECTIONS}\n"
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n"
-            f"listen smtp\n  bind {_HOST}:{port}\n  server sink {_HOST}:{sink}\n"
+            f"listen smtp\n  bind {HOST}:{port}\n  server sink {HOST}:{end.port}\n"
         )
-        with _running([tool("haproxy", "haproxy"), "-db", "-f", config], folder, port) as pid:
-            yield Hop("HAProxy", port, pid)
+        with running([tool("haproxy", "haproxy"), "-db", "-f", config], folder, port) as pid:
+            yield Hop("haproxy", port, pid)
 
 
 @contextmanager
 def _aiosmtpd(folder: Path) -> Iterator[Hop]:
-    with _sink(folder) as sink:
+    with sink(folder) as end:
         port = free_ports(1)[0]
-        command = [sys.executable, "-m", "scripts.bench.aiosmtpd_proxy", str(port), str(sink)]
-        with _running(command, folder, port) as pid:
-            yield Hop("aiosmtpd Proxy", port, pid)
+        command = [sys.executable, "-m", "scripts.bench.aiosmtpd_proxy", str(port), str(end.port)]
+        with running(command, folder, port) as pid:
+            yield Hop("aiosmtpd", port, pid)
 
 
 @contextmanager
 def _postfix(folder: Path) -> Iterator[Hop]:
-    with _sink(folder) as sink:
-        port = free_ports(1)[0]
-        home = folder / "postfix"
-        services = ServiceTable.shipped()
-        services.put(f"{_HOST}:{port} inet n - n - - smtpd\n")
-        settings = [f"relayhost = [{_HOST}]:{sink}", f"mynetworks = {_HOST}/32", "message_size_limit = 0"]
-        with Postfix(home, "relay.example", settings, services, {}):
-            until(lambda: greeted(_HOST, port), "answer of Postfix")
-            pid = int((home / "queue/pid/master.pid").read_text())
+    with sink(folder) as end, _postfix_instance(folder, "", [f"relayhost = [{HOST}]:{end.port}"]) as found:
+        port, pid, home = found
 
-            def settle() -> None:
-                until(lambda: not _queued(home / "queue"), "empty queue of Postfix", _DRAIN_SECONDS)
+        def settle() -> None:
+            until(lambda: not _queued(home / "queue"), "empty queue of Postfix", _DRAIN_SECONDS)
 
-            yield Hop("Postfix relaying", port, pid, settle=settle)
+        yield Hop("postfix", port, pid, settle=settle)
+
+
+@contextmanager
+def _postfix_filter(folder: Path) -> Iterator[Hop]:
+    with sink(folder) as end:
+        option = f"  -o smtpd_proxy_filter={HOST}:{end.port}\n"
+        with _postfix_instance(folder, option, []) as (port, pid, _):
+            yield Hop("postfix-filter", port, pid)
+
+
+@contextmanager
+def _postfix_instance(folder: Path, options: str, settings: list[str]) -> Iterator[tuple[int, int, Path]]:
+    """Run a Postfix that takes mail for everybody; give its port, its uppermost process and its folder."""
+    port = free_ports(1)[0]
+    home = folder / "postfix"
+    services = ServiceTable.shipped()
+    # One smtpd serves one connection: with the usual limit of 100 of them, further connections would wait.
+    services.put(f"{HOST}:{port} inet n - n - {CONNECTIONS} smtpd\n{options}")
+    # It pauses for a second when more comes than goes: in a short measurement, that is a matter of luck.
+    base = [f"mynetworks = {HOST}/32", "message_size_limit = 0", "in_flow_delay = 0s"]
+    with Postfix(home, "relay.example", [*base, *settings], services, {}):
+        until(lambda: greeted(HOST, port), "answer of Postfix")
+        yield port, int((home / "queue/pid/master.pid").read_text()), home
 
 
 def _queued(queue: Path) -> bool:
@@ -201,49 +194,111 @@ def _queued(queue: Path) -> bool:
 
 
 @contextmanager
+def _exim(folder: Path) -> Iterator[Hop]:
+    with sink(folder) as end:
+        port = free_ports(1)[0]
+        program = exim()
+        for name in ("spool", "log"):
+            (folder / name).mkdir()
+            os.chown(folder / name, _EXIM_USER, _EXIM_USER)
+        (folder / "exim.conf").write_text(
+            _EXIM_SETTINGS.format(program=program, folder=folder, port=port, sink=end.port)
+        )
+        command: list[str | Path] = [program, "-C", f"{folder}/exim.conf", "-bdf", "-oP", f"{folder}/exim.pid"]
+        with running(command, folder, port) as pid:
+
+            def settle() -> None:
+                until(lambda: not any((folder / "spool/input").iterdir()), "empty queue of Exim", _DRAIN_SECONDS)
+                until(lambda: "P=<prvs=0" in _end(folder / "log/mainlog"), "message that Exim has signed")
+
+            yield Hop("exim", port, pid, beside=end.pid, settle=settle)
+
+
+@contextmanager
 def _outbound(folder: Path) -> Iterator[Hop]:
     with _proxy(folder, "outbound", "signed") as (port, pid, _, settle):
-        yield Hop("our outbound", port, pid, settle=settle)
+        yield Hop("outbound", port, pid, settle=settle)
+
+
+@contextmanager
+def _outbound_10000(folder: Path) -> Iterator[Hop]:
+    domains = tuple(f"d{number:04}.example" for number in range(_MANY_DOMAINS))
+    senders = [f"joe@{domain}" for domain in domains]
+    random.Random(1).shuffle(senders)
+    with _proxy(folder, "outbound", "signed", domains, _RINGS) as (port, pid, _, settle):
+        yield Hop("outbound-10000", port, pid, senders=tuple(senders), settle=settle)
 
 
 @contextmanager
 def _inbound(folder: Path) -> Iterator[Hop]:
     with _proxy(folder, "inbound", "valid") as (port, pid, tagged, settle):
-        yield Hop("our inbound", port, pid, sender="", recipient=tagged, settle=settle)
+        yield Hop("inbound", port, pid, senders=("",), recipient=tagged, settle=settle)
 
 
 @contextmanager
-def _proxy(folder: Path, side: str, verdict: str) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
-    """Run one of our proxies; give its port, its process, a tagged address, and what looks for the verdict."""
-    with _sink(folder) as sink:
+def _proxy(
+    folder: Path, side: str, verdict: str, domains: Sequence[str] = ("example.com",), rings: int = 1
+) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
+    """Run one of our proxies.
+
+    Gives its port, its process, an address with a tag of the default ring, and what looks for the verdict.
+
+    Args:
+        folder: where everything of it goes.
+        side: which of the two.
+        verdict: what the journal must say of each message.
+        domains: those that are signed and judged.
+        rings: how many key rings there are: the default one, and those of the first domains.
+    """
+    with sink(folder) as end:
         port, unused = free_ports(2)
         ports = {"outbound": unused, "inbound": unused, side: port}
-        tables = (f'[{name}]\nlisten = ["{_HOST}:{ports[name]}"]\nnext_hop = "{_HOST}:{sink}"\n' for name in ports)
-        (folder / "batv.toml").write_text("".join(tables) + '[domains."example.com"]\n')
+        tables = [f'[{name}]\nlisten = ["{HOST}:{ports[name]}"]\nnext_hop = "{HOST}:{end.port}"\n' for name in ports]
+        tables += [f'[domains."{domain}"]\n' for domain in domains]
+        (folder / "batv.toml").write_text("".join(tables))
         today = Day.at(time.time())
-        key = Key(0, Secret(os.urandom(32)), today)
-        RingStore(folder / "keys").change(None, lambda _: KeyRing(today).with_newcomer(key, today))
-        tagged = sign_with(Mailbox.parse(_SENDER.encode()), key, today).octets.decode()
+        default = _new_key(folder, None, today)
+        for domain in domains[: rings - 1]:
+            _new_key(folder, domain.encode(), today)
+        tagged = sign_with(Mailbox.parse(_SENDER.encode()), default, today).octets.decode()
         command = [sys.executable, "-m", "batv.cli", "--config", "batv.toml", "serve", side]
-        with _running(command, folder, port) as pid:
+        with running(command, folder, port) as pid:
             yield port, pid, tagged, lambda: _look(folder / "var/journal.jsonl", verdict)
+
+
+def _new_key(folder: Path, domain: bytes | None, today: Day) -> Key:
+    """Make a ring with one key that signs."""
+    key = Key(0, Secret(os.urandom(32)), today)
+    RingStore(folder / "keys").change(domain, lambda _: KeyRing(today).with_newcomer(key, today))
+    return key
 
 
 def _look(journal: Path, verdict: str) -> None:
     """Look whether the newest record has this verdict: a proxy that let everything pass would be fast."""
-    with journal.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_OF_JOURNAL_OCTETS))
-        record = json.loads(file.read().splitlines()[-1])
+    record = json.loads(_end(journal).splitlines()[-1])
     if record["verdict"] != verdict or not record["reply"].startswith("250"):
         raise AssertionError(f"the journal says {record}, but the verdict should be {verdict}")
+
+
+def _end(log: Path) -> str:
+    """Return the last lines of a file."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_OF_FILE_OCTETS))
+        return file.read().decode()
 
 
 HOPS: Final[dict[str, _Opener]] = {
     "direct": _direct,
     "haproxy": _haproxy,
     "aiosmtpd": _aiosmtpd,
+    "postfix-filter": _postfix_filter,
     "postfix": _postfix,
-    "outbound": _outbound,
+    "exim": _exim,
     "inbound": _inbound,
+    "outbound": _outbound,
+    "outbound-10000": _outbound_10000,
 }
-"""What starts each hop in a folder, for as long as the context lasts, by the name that the command line has."""
+"""What starts each hop in a folder, for as long as the context lasts, by its name."""
+
+OURS: Final = ("inbound", "outbound", "outbound-10000")
+"""The hops that are proxies of ours."""

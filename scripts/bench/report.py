@@ -1,4 +1,4 @@
-"""The results: medians over the rounds, and ratios of what was measured in the same round."""
+"""The results as tables and as JSON, and on what they were measured."""
 
 from __future__ import annotations
 
@@ -6,55 +6,43 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from scripts.bench.codec import CODEC
-from scripts.bench.hops import tool
+from scripts.bench.floors import floors
+from scripts.bench.hops import OURS
+from scripts.bench.load import IDLE, WORKLOADS
+from scripts.bench.programs import exim, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from scripts.bench.load import Figures, Workload
+    from scripts.bench.findings import Results
 
-__all__ = ["Results", "Rounds", "as_data", "as_text", "machine", "versions"]
+__all__ = ["as_data", "as_text", "machine", "versions"]
 
-Rounds: TypeAlias = "dict[str, dict[str, list[Figures]]]"
-"""The figures of each round, by hop and workload."""
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What a run found.
-
-    Attributes:
-        idle_mib: memory of each hop before it had anything to do.
-        rounds: what the load found.
-        codec: what the tags found, by round.
-    """
-
-    idle_mib: dict[str, float]
-    rounds: Rounds
-    codec: list[dict[str, float]]
-
-
-_OURS: Final = ("our outbound", "our inbound")
 _LIBRARIES: Final = ("batv", "aiosmtpd", "uvloop", "cryptography")
+_TIMED: Final = tuple(workload.name for workload in WORKLOADS if workload.timed)
+_PERCENTILES: Final = ("p50_ms", "p99_ms")
 
 
 def versions(hops: Iterable[str]) -> dict[str, str]:
     """Return the version of everything that takes part.
 
     Args:
-        hops: their names on the command line.
+        hops: their names.
     """
+    names = set(hops)
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}}
-    found["postfix"] = _said(tool("postconf", "postfix"), "-d", "-h", "mail_version")
-    if "haproxy" in hops:
+    if names:
+        found["postfix"] = _said(tool("postconf", "postfix"), "-d", "-h", "mail_version")
+    if "haproxy" in names:
         found["haproxy"] = _said(tool("haproxy", "haproxy"), "-v")
+    if "exim" in names:
+        found["exim"] = _said(exim(), "-C", "/dev/null", "-bV")
     return {name: found[name] for name in sorted(found)}
 
 
@@ -69,82 +57,134 @@ def machine() -> dict[str, str | int]:
     cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "kernel": platform.release(),
         "architecture": platform.machine(),
         "cpu": cpu[1] if cpu else "unknown",
         "cores": len(os.sched_getaffinity(0)),
     }
 
 
-def as_data(results: Results, workloads: Sequence[Workload]) -> dict[str, Any]:
-    """Return the results for JSON: medians, ratios, and every single figure behind them."""
-    rounds, codec = results.rounds, results.codec
+def as_data(results: Results) -> dict[str, Any]:
+    """Return the results for JSON: medians, comparisons, floors, and every single figure behind them."""
     return {
-        "idle_memory_mib": results.idle_mib,
+        "floors": [{**asdict(floor), "reached": floor.reached} for floor in floors(results)],
         "medians": {
             hop: {
                 workload.name: {
-                    "mib_per_second" if workload.large else "messages_per_second": _median(of, "rate"),
-                    "cpu_seconds_per_gib" if workload.large else "cpu_seconds_per_1000_messages": _median(
-                        of, "cpu_seconds"
+                    "mib_per_second" if workload.large else "messages_per_second": results.median(
+                        hop, workload.name, "rate"
                     ),
-                    "peak_memory_mib": _median(of, "peak_mib"),
+                    "cpu_seconds_per_gib" if workload.large else "cpu_seconds_per_1000_messages": results.median(
+                        hop, workload.name, "cpu_seconds"
+                    ),
+                    "peak_memory_mib": results.median(hop, workload.name, "peak_mib"),
+                    **({field: results.median(hop, workload.name, field) for field in _PERCENTILES if workload.timed}),
                 }
-                for workload in workloads
-                for of in [by_workload[workload.name]]
+                for workload in WORKLOADS
+                if workload.name in by_workload
             }
-            for hop, by_workload in rounds.items()
+            for hop, by_workload in results.rounds.items()
+        },
+        "added_latency_ms": {
+            hop: {
+                name: {field.removesuffix("_ms"): results.added(hop, name, field) for field in _PERCENTILES}
+                for name in _TIMED
+                if name in by_workload
+            }
+            for hop, by_workload in results.rounds.items()
+        },
+        "memory_mib": {
+            hop: {"idle": idle, "peak": results.peak_mib(hop), "above_idle": results.above_idle_mib(hop)}
+            for hop, idle in results.idle_mib.items()
+        },
+        IDLE: {
+            hop: {"mib_above_empty": results.connections(hop), "kib_each": results.connection_kib(hop)}
+            for hop in results.connections_mib
         },
         "ratios_of_rates": {
-            f"{ours} / {other}": {workload.name: _ratio(rounds, ours, other, workload) for workload in workloads}
-            for ours, other in _pairs(rounds)
+            f"{ours} / {other}": {name: results.ratio(ours, other, name) for name in results.rounds[ours]}
+            for ours, other in _pairs(results)
         },
-        "codec_per_second": {name: median(each[name] for each in codec) for name in CODEC},
-        "codec_ratios": {name: _codec_ratio(codec, name) for name in CODEC[1:]},
+        "tags_per_second": {name: results.tags(name) for name in CODEC},
         "rounds": {
             hop: {
                 name: [
-                    {field: getattr(figures, field) for field in ("messages", "rate", "cpu_seconds", "peak_mib")}
-                    for figures in of
+                    {field: value for field, value in asdict(figures).items() if value is not None} for figures in of
                 ]
                 for name, of in by_workload.items()
             }
-            for hop, by_workload in rounds.items()
+            for hop, by_workload in results.rounds.items()
         },
-        "codec_rounds": codec,
+        "connections_rounds": results.connections_mib,
+        "tags_rounds": results.codec,
     }
 
 
-def as_text(results: Results, workloads: Sequence[Workload]) -> str:
+def as_text(results: Results) -> str:
     """Return the results as tables in Markdown."""
-    rounds, codec = results.rounds, results.codec
-    headings = [workload.name for workload in workloads]
+    headings = [workload.name for workload in WORKLOADS if any(workload.name in of for of in results.rounds.values())]
+    timed = [name for name in _TIMED if name in headings]
+    percentiles = [f"{name} {field.removesuffix('_ms')}" for name in timed for field in _PERCENTILES]
 
-    def table(field: str, form: Callable[[float], str]) -> list[list[str]]:
+    def table(field: str, form: str) -> list[list[str]]:
+        return _rows(results.rounds, headings, lambda hop, name: results.median(hop, name, field), form)
+
+    def latency(of: Callable[[str, str, str], float | None]) -> list[list[str]]:
         return [
-            [hop, *("" if (value := _median(of[name], field)) is None else form(value) for name in headings)]
-            for hop, of in rounds.items()
+            [hop, *(_shown(of(hop, name, field), ".2f") for name in timed for field in _PERCENTILES)]
+            for hop in results.rounds
         ]
 
-    ratios = [
-        [f"{ours} / {other}", *(f"{_ratio(rounds, ours, other, workload):.2f}" for workload in workloads)]
-        for ours, other in _pairs(rounds)
-    ]
     memory = [
-        [row[0], f"{idle:.0f}" if (idle := results.idle_mib.get(row[0])) is not None else "", *row[1:]]
-        for row in table("peak_mib", "{:.0f}".format)
+        [hop, *(_shown(value, ".0f") for value in (idle, results.peak_mib(hop), results.above_idle_mib(hop)))]
+        for hop, idle in results.idle_mib.items()
     ]
-    speed = [[name, f"{median(each[name] for each in codec):.0f}"] for name in CODEC]
-    for row, ratio in zip(speed, ["", *(f"{_codec_ratio(codec, name):.2f}" for name in CODEC[1:])], strict=True):
-        row.append(ratio)
+    connections = [
+        [hop, _shown(results.connections(hop), ".1f"), _shown(results.connection_kib(hop), ".1f")]
+        for hop in results.connections_mib
+    ]
+    ratios = [
+        [f"{ours} / {other}", *(_shown(results.ratio(ours, other, name), ".2f") for name in headings)]
+        for ours, other in _pairs(results)
+    ]
+    tags = [
+        [name, _shown(results.tags(name), ".0f"), _shown(results.tags_ratio(name), ".2f")]
+        for name in CODEC
+        if results.codec
+    ]
+    found = [
+        [
+            floor.what,
+            _shown(floor.found, ".2f"),
+            f"{'at least' if floor.at_least else 'at most'} {floor.bound:g}",
+            {True: "yes", False: "no", None: "not measured"}[floor.reached],
+        ]
+        for floor in floors(results)
+    ]
     return "\n".join(
         [
-            *_table("messages/s; 25 MiB: MiB/s", headings, table("rate", "{:.0f}".format)),
-            *_table("CPU s per 1000; 25 MiB: per GiB", headings, table("cpu_seconds", "{:.3f}".format)),
-            *_table("peak memory, MiB", ["idle", *headings], memory),
+            *_table("messages/s; large: MiB/s", headings, table("rate", ".0f")),
+            *_table("CPU s per 1000; large: per GiB", headings, table("cpu_seconds", ".3f")),
+            *_table("peak memory, MiB", headings, table("peak_mib", ".0f")),
+            *_table("memory, MiB", ["idle", "peak", "above idle"], memory),
+            *_table(IDLE, ["MiB above empty", "KiB each"], connections),
+            *_table("latency, ms", percentiles, latency(results.median) if timed else []),
+            *_table("added latency, ms", percentiles, latency(results.added) if timed else []),
             *_table("ratio of rates", headings, ratios),
-            *_table("tags", ["a second", "ratio"], speed),
+            *_table("tags", ["a second", "ratio"], tags),
+            *_table("floor", ["found", "wanted", "reached"], found),
         ]
     )
+
+
+def _rows(
+    hops: Iterable[str], names: Sequence[str], of: Callable[[str, str], float | None], form: str
+) -> list[list[str]]:
+    return [[hop, *(_shown(of(hop, name), form) for name in names)] for hop in hops]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _table(corner: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -156,19 +196,6 @@ def _table(corner: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) 
     ]
 
 
-def _pairs(rounds: Rounds) -> list[tuple[str, str]]:
-    return [(ours, other) for ours in _OURS if ours in rounds for other in rounds if other not in _OURS]
-
-
-def _median(figures: Sequence[Figures], field: str) -> float | None:
-    values = [value for each in figures if (value := getattr(each, field)) is not None]
-    return median(values) if values else None
-
-
-def _ratio(rounds: Rounds, ours: str, other: str, workload: Workload) -> float:
-    pairs = zip(rounds[ours][workload.name], rounds[other][workload.name], strict=True)
-    return round(median(mine.rate / theirs.rate for mine, theirs in pairs), 3)
-
-
-def _codec_ratio(codec: Sequence[dict[str, float]], name: str) -> float:
-    return round(median(each[name] / each[CODEC[0]] for each in codec), 3)
+def _pairs(results: Results) -> list[tuple[str, str]]:
+    measured = results.rounds
+    return [(ours, other) for ours in OURS if ours in measured for other in measured if other not in OURS]
