@@ -340,8 +340,9 @@ class Supervisor:
                 post.reload = True
 
     def _stop(self) -> None:
-        if self._kill_at is None:
-            self._kill_at = time.monotonic() + self._settings.smtp.drain_seconds + _DRAIN_MARGIN_SECONDS
+        if self._kill_at is not None:
+            return
+        self._kill_at = time.monotonic() + self._settings.smtp.drain_seconds + _DRAIN_MARGIN_SECONDS
         for post in self._posts:
             post.due = None
             post.send(signal.SIGTERM)
