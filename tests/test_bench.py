@@ -69,6 +69,22 @@ def test_the_bench_names_what_it_does_not_know(tmp_path: Path, option: str, what
     assert f"no such {what}: haprox" in run.stderr
 
 
+@pytest.mark.mta("postfix", "exim")
+def test_the_bench_measures_every_hop_and_keeps_what_it_found(tmp_path: Path) -> None:
+    """A hop that no longer starts, or no longer signs, would be found out in the middle of a long run."""
+    hops = [hop for hop in HOPS if hop not in {"haproxy", "outbound-10000"}]  # HAProxy is not among the tests' needs
+    arguments = ["--rounds", "1", "--seconds", "0.02", "--workloads", "many-10,latency-1", "--hops", ",".join(hops)]
+    out = tmp_path / "found.json"
+    run = subprocess.run([_BENCH, *arguments, "--out", out], capture_output=True, text=True, check=False, timeout=100)
+    assert run.returncode == 0, run.stderr
+    medians = json.loads(out.read_text(encoding="utf-8"))["medians"]
+    assert list(medians) == hops
+    for workloads in medians.values():
+        assert workloads["many-10"]["messages_per_second"] > 0
+        assert 0 < workloads["latency-1"]["p50_ms"] <= workloads["latency-1"]["p99_ms"]
+    assert (tmp_path / "plot.svg").exists()
+
+
 def test_the_readme_of_the_bench_lists_the_hops_the_workloads_and_the_figures() -> None:
     """Who reads a table looks up there what it means."""
     assert _listed("Hops") == list(HOPS)
