@@ -492,6 +492,17 @@ class StateSettings(_Section):
     directory: PathField = Field(
         "var", description="folder of the journal and the quarantine; writable by the service's user only"
     )
+    quarantine_max_mib: int = Field(
+        1024,
+        ge=0,
+        description="MiB that the quarantine may take; beyond that forged bounces are discarded, and recorded;"
+        " 0 keeps none",
+    )
+
+    @property
+    def quarantine_max_octets(self) -> int:
+        """What the quarantine may take, in octets."""
+        return self.quarantine_max_mib * _MEBIBYTE
 
 
 class JournalSettings(_Section):

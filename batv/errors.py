@@ -23,6 +23,7 @@ __all__ = [
     "NoSigningKeyError",
     "OriginError",
     "PathError",
+    "QuarantineFullError",
     "ReplyError",
     "TryAgainError",
     "UnavailableError",
@@ -132,6 +133,12 @@ class IoError(BatvError):
     """Reading or writing failed."""
 
     exit_status = 74
+
+
+class QuarantineFullError(BatvError):
+    """The quarantine has reached the size that the settings give it: what would be kept there is discarded."""
+
+    exit_status = 73
 
 
 class TryAgainError(BatvError):

@@ -3,16 +3,23 @@
 A message is on the disk, name and all, before the sender hears 250. It begins with the envelope it came with
 (Return-Path, X-Original-To for each recipient, X-Batv-Verdict); its line ends are LF, as in any Maildir.
 
+Forged bounces come in floods, so the quarantine has a size that it does not grow beyond. What is in it is counted when
+the service starts and then kept as a sum. An administrator deletes messages, and other processes add some: so it is
+counted anew every few seconds while messages come, in a thread, and never for more than a twentieth of the time. With
+several processes the limit is kept but for what the others have added since.
+
 Source: the Maildir specification of D. J. Bernstein; RFC 5321 section 4.4 for Return-Path.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Final
 
-from batv.errors import IoError
+from batv.errors import IoError, QuarantineFullError
 from batv.smtp.data import Unstuffer
 
 if TYPE_CHECKING:
@@ -21,16 +28,39 @@ if TYPE_CHECKING:
 
 __all__ = ["Quarantine", "QuarantinedMessage"]
 
+_BLOCK_OCTETS: Final = 4096
+"""What a file takes on the disk is a multiple of this: a flood of small messages fills it as well as large ones do."""
+
+_COUNTING_SECONDS: Final = 5.0
+"""Between two counts, at the least: whoever has made room does not wait for long."""
+
+_COUNTING_SHARE: Final = 20
+"""Between two counts at least so many times what the last one took: a million files take seconds."""
+
 
 class Quarantine:
     """A Maildir.
 
     Args:
         directory: the Maildir; made, mode 0700, when the first message comes.
+        max_octets: what its files may take on the disk; None for no limit. With 0 nothing is kept.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, max_octets: int | None = None) -> None:
         self.directory = directory
+        self.max_octets = max_octets
+        self._lock = Lock()
+        self._octets = 0
+        self._added = 0
+        self._counting = False
+        self._next_count = 0.0
+        if max_octets:
+            self._count()
+
+    @property
+    def octets(self) -> int:
+        """What the files in it take on the disk, as far as it is known."""
+        return self._octets
 
     def begin(self, name: str, header: Iterable[tuple[str, str]]) -> QuarantinedMessage:
         """Return a message to write to.
@@ -40,14 +70,55 @@ class Quarantine:
             header: fields to put before the message, printable text.
 
         Raises:
+            QuarantineFullError: there is no room for another message.
             IoError: the file cannot be made.
         """
+        self._count_now_and_then()
+        self.take(0)
         try:
             if not (self.directory / "cur").is_dir():
                 self._make()
-            return QuarantinedMessage(self.directory, name, header)
+            return QuarantinedMessage(self, name, header)
         except OSError as error:
             raise _failed(self.directory, error) from error
+
+    def take(self, octets: int) -> None:
+        """Take room for octets of a message; 0 asks whether there is any.
+
+        Raises:
+            QuarantineFullError: there is not so much.
+        """
+        with self._lock:
+            if self.max_octets is not None and self._octets + max(octets, _BLOCK_OCTETS) > self.max_octets:
+                raise QuarantineFullError(
+                    f"the quarantine {self.directory} is full",
+                    "delete messages there, or raise state.quarantine_max_mib",
+                )
+            self._octets += octets
+            self._added += octets
+
+    def give_back(self, octets: int) -> None:
+        """Give back the room of a message that is not kept."""
+        with self._lock:
+            self._octets = max(self._octets - octets, 0)
+            self._added -= octets
+
+    def _count_now_and_then(self) -> None:
+        if self.max_octets and not self._counting and time.monotonic() >= self._next_count:
+            self._counting = True
+            Thread(target=self._count, name="quarantine", daemon=True).start()
+
+    def _count(self) -> None:
+        """Count what is there. What is added meanwhile may count twice until the next time, and never not at all."""
+        began = time.monotonic()
+        with self._lock:
+            self._added = 0
+        octets = sum(_octets_below(self.directory / name) for name in ("tmp", "new", "cur"))
+        took = time.monotonic() - began
+        with self._lock:
+            self._octets = octets + max(self._added, 0)
+        self._next_count = began + took + max(_COUNTING_SECONDS, _COUNTING_SHARE * took)
+        self._counting = False
 
     def _make(self) -> None:
         for name in ("", "tmp", "new", "cur"):  # one by one: the mode does not hold for parents
@@ -59,21 +130,33 @@ class Quarantine:
 class QuarantinedMessage:
     """A message on its way into the quarantine. Kept only once `commit` has returned."""
 
-    def __init__(self, directory: Path, name: str, header: Iterable[tuple[str, str]]) -> None:
-        self._directory = directory
-        self._temporary = directory / "tmp" / name
-        self._final = directory / "new" / name
+    def __init__(self, quarantine: Quarantine, name: str, header: Iterable[tuple[str, str]]) -> None:
+        self._quarantine = quarantine
+        self._directory = quarantine.directory
+        self._temporary = self._directory / "tmp" / name
+        self._final = self._directory / "new" / name
+        self._room = 0
+        self._written = 0
         self._unstuffer = Unstuffer()
         self._carry = b""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.open(self._temporary, flags, 0o600)
         self._open = True
+        self._kept = False
+        try:
+            self._write_header(header)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _write_header(self, header: Iterable[tuple[str, str]]) -> None:
         self._write("".join(f"{field}: {value}\n" for field, value in header).encode("utf-8"))
 
     def write(self, octets: bytes) -> None:
         """Add octets of the message as they go over the wire, line ends CRLF and dots stuffed.
 
         Raises:
+            QuarantineFullError: there is no room for them; the message is to be abandoned.
             IoError: they are not, or not wholly, in the file.
         """
         try:
@@ -85,6 +168,7 @@ class QuarantinedMessage:
         """Put the message on the disk and into `new`. Blocks: call it outside the event loop.
 
         Raises:
+            QuarantineFullError: there was no room for its last octets. The message is not in the quarantine.
             IoError: the message is not in the quarantine.
         """
         # Whoever abandons the message meanwhile must not close the file under this thread's hands.
@@ -96,22 +180,33 @@ class QuarantinedMessage:
             finally:
                 os.close(self._file)
             self._temporary.rename(self._final)
+            self._kept = True
             _sync_folder(self._final.parent)
         except OSError as error:
             self.withdraw()
             raise _failed(self._directory, error) from error
+        except QuarantineFullError:
+            self.withdraw()
+            raise
 
     def abandon(self) -> None:
         """Take the message away unless it is committed. While that is being done elsewhere, it fails there."""
         self._close()
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+        if not self._kept:
+            self._give_back()
 
     def withdraw(self) -> None:
         """Take the message away even if it is committed."""
         self.abandon()
         with suppress(OSError):
             self._final.unlink(missing_ok=True)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        room, self._room = self._room, 0
+        self._quarantine.give_back(room)
 
     def _close(self) -> None:
         if self._open:
@@ -124,9 +219,28 @@ class QuarantinedMessage:
         return octets[: len(octets) - len(self._carry)].replace(b"\r\n", b"\n")
 
     def _write(self, octets: bytes) -> None:
+        self._written += len(octets)
+        more = _on_disk(self._written) - self._room
+        if more > 0:
+            self._quarantine.take(more)
+            self._room += more
         view = memoryview(octets)
         while view:
             view = view[os.write(self._file, view) :]
+
+
+def _on_disk(octets: int) -> int:
+    return -(-octets // _BLOCK_OCTETS) * _BLOCK_OCTETS
+
+
+def _octets_below(folder: Path) -> int:
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            # Whoever deletes messages does so while they are counted.
+            with suppress(OSError):
+                total += _on_disk(entry.stat(follow_symlinks=False).st_size)
+    return total
 
 
 def _sync_folder(path: Path) -> None:

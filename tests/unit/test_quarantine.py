@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import mailbox
 import stat
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batv.errors import IoError
+from batv.errors import IoError, QuarantineFullError
 from batv.store.quarantine import Quarantine
 from tests.support.next_hop import RecordingNextHop
 from tests.support.service import ServiceProcess, full_disk
 from tests.support.smtp_client import SmtpClient
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +80,148 @@ def test_a_quarantine_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "q").touch()
     with pytest.raises(IoError, match=r"cannot write to the quarantine .*/q: "):
         Quarantine(tmp_path / "q").begin("name", _HEADER)
+
+
+# Its size.
+
+_KIB: Final = 1024
+
+
+def keep(quarantine: Quarantine, name: str, octets: int = 100) -> None:
+    """Put a message of so many octets into the quarantine."""
+    message = quarantine.begin(name, ())
+    try:
+        message.write(b"x" * octets)
+        message.commit()
+    finally:
+        message.abandon()
+
+
+def taken_until_full(quarantine: Quarantine, name: str) -> int:
+    """Put messages into the quarantine until it is full; return how many it took."""
+    for number in range(1000):
+        try:
+            keep(quarantine, f"{name}{number}")
+        except QuarantineFullError:
+            return number
+    raise AssertionError("the quarantine is never full")
+
+
+def test_a_quarantine_does_not_grow_beyond_its_size(tmp_path: Path) -> None:
+    """A flood of forged bounces must not fill the disk on which the journal is. Each file counts with its blocks."""
+    quarantine = Quarantine(tmp_path / "q", 64 * _KIB)
+    assert taken_until_full(quarantine, "a") == 16
+    assert quarantine.octets == 64 * _KIB
+    with pytest.raises(QuarantineFullError, match=r"the quarantine .*/q is full: delete messages there, or raise"):
+        quarantine.begin("more", ())
+    assert len(list((tmp_path / "q/new").iterdir())) == 16
+    assert list((tmp_path / "q/tmp").iterdir()) == []
+
+
+def test_a_message_that_is_larger_than_what_is_left_leaves_nothing(tmp_path: Path) -> None:
+    """How large a message is shows only when it comes."""
+    quarantine = Quarantine(tmp_path / "q", 64 * _KIB)
+    message = quarantine.begin("large", _HEADER)
+    message.write(b"x" * 60_000)
+    with pytest.raises(QuarantineFullError):
+        message.write(b"x" * 10_000)
+    message.abandon()
+    assert [path for path in (tmp_path / "q").rglob("*") if path.is_file()] == []
+    assert quarantine.octets == 0
+    assert taken_until_full(quarantine, "a") == 16
+
+
+def test_a_message_whose_last_octets_have_no_room_is_not_kept(tmp_path: Path) -> None:
+    """The last ones are written when the dot has come."""
+    quarantine = Quarantine(tmp_path / "q", 8 * _KIB)
+    message = quarantine.begin("large", ())
+    message.write(b"x" * 8 * _KIB + b"\r")
+    with pytest.raises(QuarantineFullError):
+        message.commit()
+    assert [path for path in (tmp_path / "q").rglob("*") if path.is_file()] == []
+    assert quarantine.octets == 0
+
+
+def test_what_is_taken_away_again_makes_room(tmp_path: Path) -> None:
+    """A message that the next hop refuses, or whose client has gone, is not in the quarantine."""
+    quarantine = Quarantine(tmp_path / "q", 4 * _KIB)
+    for number in range(3):
+        message = quarantine.begin(f"abandoned{number}", ())
+        with pytest.raises(QuarantineFullError):
+            message.write(b"x" * 5 * _KIB)
+        message.abandon()
+        message = quarantine.begin(f"withdrawn{number}", ())
+        message.write(b"x")
+        message.commit()
+        message.abandon()
+        with pytest.raises(QuarantineFullError):
+            quarantine.begin("more", ())
+        message.withdraw()
+        message.withdraw()
+        assert quarantine.octets == 0
+
+
+def test_a_quarantine_of_size_0_keeps_nothing(tmp_path: Path) -> None:
+    """And makes no folder; without a size there is no limit."""
+    with pytest.raises(QuarantineFullError):
+        Quarantine(tmp_path / "q", 0).begin("name", ())
+    assert not (tmp_path / "q").exists()
+    keep(Quarantine(tmp_path / "q"), "large", 1 << 20)
+
+
+def test_what_was_there_before_the_start_counts(tmp_path: Path) -> None:
+    """Read messages and what a killed process has left take room too."""
+    before = Quarantine(tmp_path / "q")
+    keep(before, "new", 10_000)
+    keep(before, "read", 10_000)
+    (tmp_path / "q/new/read").rename(tmp_path / "q/cur/read:2,S")
+    (tmp_path / "q/tmp/left").write_bytes(b"x" * 10_000)
+    assert Quarantine(tmp_path / "q", 64 * _KIB).octets == 36 * _KIB
+
+
+def test_messages_that_were_deleted_make_room_within_seconds(tmp_path: Path) -> None:
+    """Without a restart: the quarantine is counted anew while messages come."""
+    quarantine = Quarantine(tmp_path / "q", 64 * _KIB)
+    assert taken_until_full(quarantine, "a") == 16
+    for path in (tmp_path / "q/new").iterdir():
+        path.unlink()
+
+    def takes() -> bool:
+        try:
+            keep(quarantine, "again")
+        except QuarantineFullError:
+            return False
+        return True
+
+    until(takes, "room in the quarantine", seconds=15)
+
+
+def test_several_processes_share_the_room(tmp_path: Path) -> None:
+    """Each counts what the others have added, though not at once."""
+    first, second = Quarantine(tmp_path / "q", 64 * _KIB), Quarantine(tmp_path / "q", 64 * _KIB)
+    assert taken_until_full(first, "a") == 16
+
+    def is_full() -> bool:
+        try:
+            second.begin("b", ()).abandon()
+        except QuarantineFullError:
+            return True
+        return False
+
+    until(is_full, "news of what the other has added", seconds=15)
+
+
+def test_messages_that_come_at_once_take_no_more_than_there_is(tmp_path: Path) -> None:
+    """Their last octets are written by threads."""
+    quarantine = Quarantine(tmp_path / "q", 64 * _KIB)
+    counts: list[int] = []
+    threads = [Thread(target=lambda name: counts.append(taken_until_full(quarantine, name)), args=[n]) for n in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) == len(list((tmp_path / "q/new").iterdir())) <= 16
+    assert quarantine.octets == 4 * _KIB * sum(counts)
 
 
 # The service and its quarantine.
