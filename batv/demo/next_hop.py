@@ -36,7 +36,8 @@ from batv.demo.maildir import Maildir, deliver, mailbox_folder
 from batv.demo.report import Fate, delivery_report
 from batv.demo.submission import PATIENCE, submit
 from batv.errors import BatvError, PathError, UnavailableError
-from batv.net.next_hop import NextHop, NextHopFault
+from batv.net.connection import NextHopFault
+from batv.net.next_hop import NextHop
 from batv.smtp.path import MailArgument, RcptArgument, parse_mail, parse_rcpt
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class _Queue:
         self._mail = mail
         self._correspondents = correspondents
         self._domains = domains
-        self._inbound = NextHop(inbound, PATIENCE, hostname)
+        self._inbound = NextHop((inbound,), PATIENCE, hostname)
         self._spool = Maildir(mail / "spool")
         self._undeliverable = Maildir(mail / "undeliverable")
 

@@ -56,7 +56,7 @@ async def submit(server: NextHop, sender: bytes, recipients: Sequence[bytes], co
         NextHopFault: the server is not there or does not answer.
     """
     seconds = server.settings.command_seconds
-    connection = await server.acquire(fresh=True)
+    connection = await server.route().acquire(fresh=True)
     try:
         mail = await connection.command(b"MAIL FROM:" + sender, seconds)
         if not mail.positive:

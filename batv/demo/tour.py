@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from batv.address import Mailbox
 from batv.demo.maildir import Maildir, mailbox_folder
 from batv.demo.submission import PATIENCE, Submission, submit
-from batv.net.next_hop import NextHop, NextHopFault
+from batv.net.connection import NextHopFault
+from batv.net.next_hop import NextHop
 from batv.signing import sign_with, strip, verify
 from batv.smtp.path import parse_mail
 from batv.tag import put_on, shorten, take_off
@@ -193,8 +194,8 @@ class Tour:
         self._course = course
         self._forged = FORGED_FATES[course.on_forged]
         self._key: Key = course.ring.signing_key(course.today)
-        self._outbound = NextHop(course.outbound, PATIENCE, "submission.example")
-        self._inbound = NextHop(course.inbound, PATIENCE, "mx.example")
+        self._outbound = NextHop((course.outbound,), PATIENCE, "submission.example")
+        self._inbound = NextHop((course.inbound,), PATIENCE, "mx.example")
         self._say = tell
         self._joe, self._ann = (Mailbox.parse(user.encode()) for user in users_of(course.domain)[:2])
         self._evidence = _Evidence(course.state, course.mail)

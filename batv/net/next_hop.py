@@ -1,252 +1,172 @@
-"""The client of the next hop, and the connections to it that are kept for reuse.
-
-Stock clients take the whole message, re-encode line ends, quote addresses anew and drop parameters, so this one is
-our own.
+"""The next hop of a proxy: the servers in their order, and the way of one client's messages to them.
 
 Rules:
 
-1. A reply belongs to the oldest command without one. A reply that nobody waits for, octets that are no reply, silence
-   beyond a limit: the connection is broken, and everybody who waits on it hears NextHopFault.
-2. 421 means that the server goes away, whatever the command was (RFC 5321 section 3.8): a fault too.
-3. A connection goes back for reuse only when no transaction is open on it; else the next user would meet
-   `503 nested MAIL command`, or worse, add recipients to another's message. Nor does one that has heard many errors
-   since its last message: servers slow such a connection down, and cut it, and that must not meet other people's mail.
-4. Nothing but the caller writes the final dot: a connection that is given up in the middle of a message is cut.
-
-Source: RFC 5321 sections 4.2, 4.5.3.2 and 3.8.
+1. The servers are tried in their order. One that cannot be reached is passed over for a while, unless none is left.
+2. With PROXY a connection serves one client and ends with its session. With XCLIENT it is told of each change of
+   client, and with XFORWARD of the client of each message: nobody is served under another's name.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from batv.errors import ReplyError, UnavailableError
-from batv.smtp.extension import Capabilities
-from batv.smtp.reply import Reply, ReplyParser
+from batv.config import Announce
+from batv.net.connection import NextHopConnection, NextHopFault
+from batv.net.destination import Destination, Link
+from batv.smtp.origin import xforward_commands
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batv.config import Endpoint, NextHopSettings
+    from batv.smtp.extension import Capabilities
+    from batv.smtp.origin import Origin
 
-__all__ = ["NextHop", "NextHopConnection", "NextHopFault"]
+__all__ = ["NextHop", "Route"]
 
-_GOES_AWAY: Final = 421
-
-_MAX_BURDEN: Final = 5
-"""Errors and RSETs without a message. Postfix delays from 10 errors on and cuts at 20; Exim cuts at 10 RSETs."""
-
-
-class NextHopFault(UnavailableError):  # noqa: N818 -- a fault is what the rules call it
-    """The next hop is unreachable, silent, broken or gone. The text is for the log alone."""
-
-
-class NextHopConnection(asyncio.Protocol):
-    """One connection to the next hop.
-
-    Attributes:
-        capabilities: what the server offered in its reply to EHLO.
-        reused: whether the connection has served a transaction before, so that the server may have closed it meanwhile.
-        burden: errors and RSETs since the last message that the server took.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.capabilities = Capabilities({})
-        self.reused = False
-        self.burden = 0
-        self._loop = loop
-        self._parser = ReplyParser()
-        self._fault: NextHopFault | None = None
-        self._paused: asyncio.Future[None] | None = None
-        self._transport: asyncio.Transport | None = None
-        # The greeting may come before anybody has had time to wait for it.
-        self._greeting: asyncio.Future[Reply] = loop.create_future()
-        self._waiting: deque[asyncio.Future[Reply]] = deque([self._greeting])
-
-    # What the event loop calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but ancestry
-
-    def data_received(self, data: bytes) -> None:
-        """Hand each whole reply to whoever waits for it."""
-        try:
-            for reply in self._parser.feed(data):
-                if reply.code == _GOES_AWAY:
-                    self._break(f"goes away: {reply}")
-                    return
-                if not self._waiting:
-                    self._break(f"unexpected reply: {reply}")
-                    return
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_result(reply)
-        except ReplyError as error:
-            self._break(str(error))
-
-    def eof_received(self) -> None:
-        """Give the connection up: the server has nothing more to say."""
-        self._break("closed the connection")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Give the connection up."""
-        self._break(f"connection lost: {exc}" if exc else "closed the connection")
-
-    def pause_writing(self) -> None:
-        """Let writers wait."""
-        if self._paused is None:
-            self._paused = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """Let writers go on."""
-        paused, self._paused = self._paused, None
-        if paused is not None and not paused.done():
-            paused.set_result(None)
-
-    # What callers use.
-
-    @property
-    def usable(self) -> bool:
-        """Whether the connection stands and nothing of a reply is under way."""
-        return self._fault is None and self._parser.idle and not self._waiting
-
-    async def greeting(self, seconds: float) -> Reply:
-        """Return the server's first reply.
-
-        Raises:
-            NextHopFault: there is none.
-        """
-        return await self._reply(self._greeting, seconds, "the greeting")
-
-    async def command(self, line: bytes, seconds: float) -> Reply:
-        """Send a command line, without its line end, and return the reply to it.
-
-        Raises:
-            NextHopFault: there is none within so many seconds.
-        """
-        reply = await self._reply(self._send(line + b"\r\n"), seconds, line[:4].decode("ascii", "replace"))
-        if line == b"RSET" or reply.transient or reply.permanent:
-            self.burden += 1
-        return reply
-
-    async def end_message(self, octets: bytes, seconds: float) -> Reply:
-        """Send the last octets of a message and the final dot, and return the reply.
-
-        Raises:
-            NextHopFault: there is none within so many seconds; the server may have the message.
-        """
-        reply = await self._reply(self._send(octets + b".\r\n"), seconds, "the message")
-        self.burden = 0
-        return reply
-
-    async def write(self, octets: bytes, seconds: float) -> None:
-        """Send octets of a message, and wait until the server has taken enough of what is under way.
-
-        Raises:
-            NextHopFault: the connection broke, or that took longer than so many seconds.
-        """
-        self._write(octets)
-        if self._paused is not None:
-            timer = self._loop.call_later(seconds, self._break, f"took too little for {seconds:g} s")
-            try:
-                await asyncio.shield(self._paused)
-            finally:
-                timer.cancel()
-            self._raise_fault()
-
-    def close(self) -> None:
-        """Say QUIT and close; no transaction may be open."""
-        if self._transport is not None and self._fault is None:
-            self._transport.write(b"QUIT\r\n")
-            self._transport.close()
-            self._break("closed by us")
-
-    def abort(self) -> None:
-        """Cut the connection, so that a message under way is never taken for complete."""
-        self._break("cut by us")
-
-    def _send(self, octets: bytes) -> asyncio.Future[Reply]:
-        waiting: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting.append(waiting)
-        self._write(octets)
-        return waiting
-
-    def _write(self, octets: bytes) -> None:
-        self._raise_fault()
-        if self._transport is None:  # pragma: no cover -- connect() hands out connected ones only
-            raise NextHopFault("not connected")
-        self._transport.write(octets)
-
-    async def _reply(self, waiting: asyncio.Future[Reply], seconds: float, what: str) -> Reply:
-        if not waiting.done():
-            timer = self._loop.call_later(seconds, self._break, f"silent for {seconds:g} s after {what}")
-            try:
-                return await waiting
-            finally:
-                timer.cancel()
-        return waiting.result()
-
-    def _raise_fault(self) -> None:
-        if self._fault is not None:
-            raise self._fault
-
-    def _break(self, what: str) -> None:
-        if self._fault is None:
-            self._fault = NextHopFault(f"the next hop {what}")
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(self._fault)
-                waiting.exception()  # whoever waited may be gone; the fault is no news then
-        self._waiting.clear()
-        self.resume_writing()
-        # A server that takes nothing more would hold a closing transport with octets left to write for ever.
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.abort()
+_UNKNOWN_LINK = Link()
 
 
 class NextHop:
-    """Connects to the next hop, and keeps unused connections for a while.
+    """The servers that the mail goes on to.
 
     Args:
-        endpoint: where it listens.
-        settings: how long it may take.
+        endpoints: where they listen, the first choice first.
+        settings: how long they may take.
         hostname: what we call ourselves in EHLO.
+        link: how they are spoken to.
+
+    Attributes:
+        settings: how long they may take.
+        lmtp: whether a message may have one recipient only.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: NextHopSettings, hostname: str) -> None:
-        self.endpoint = endpoint
+    def __init__(
+        self, endpoints: Sequence[Endpoint], settings: NextHopSettings, hostname: str, link: Link = _UNKNOWN_LINK
+    ) -> None:
         self.settings = settings
-        self._hostname = hostname.encode("ascii", "replace")
-        self._idle: dict[NextHopConnection, asyncio.TimerHandle] = {}
-        self._known: Capabilities | None = None
-        self._known_until = 0.0
-        self._closed = False
+        self._key = (tuple(endpoints), settings, hostname, link)
+        self._link = link
+        name = hostname.encode("ascii", "replace")
+        self._destinations = [Destination(endpoint, link, settings, name) for endpoint in endpoints]
+        # LMTP answers the message for each recipient, and we have one reply to give.
+        self.lmtp = any(endpoint.lmtp for endpoint in endpoints)
 
     def same_as(self, other: NextHop) -> bool:
-        """Whether the other would talk to the same server in the same way."""
-        return (self.endpoint, self.settings, self._hostname) == (other.endpoint, other.settings, other._hostname)
+        """Whether the other would talk to the same servers in the same way."""
+        return self._key == other._key
 
     def __str__(self) -> str:
-        """Return the address."""
-        return str(self.endpoint)
+        """Return the addresses."""
+        return ",".join(map(str, self._destinations))
+
+    def route(self, origin: Origin | None = None) -> Route:
+        """Return the way of a client's messages; None for our own."""
+        return Route(self, origin)
+
+    @property
+    def last_known(self) -> Capabilities | None:
+        """What the first server that ever answered offered when it was last asked; None if none did."""
+        return next((each.known for each in self._destinations if each.known is not None), None)
+
+    def close(self) -> None:
+        """Close what is unused, and what comes back from now on."""
+        for destination in self._destinations:
+            destination.close()
+
+    # What routes use.
+
+    @property
+    def announce(self) -> Announce:
+        """How the servers learn who the client is."""
+        return self._link.announce
+
+    def candidates(self) -> list[Destination]:
+        """Return the servers to try: those that are not passed over, or all where none is left."""
+        if len(self._destinations) == 1:
+            return self._destinations
+        now = asyncio.get_running_loop().time()
+        return [each for each in self._destinations if each.avoided_until <= now] or self._destinations
+
+    def pass_over(self, destination: Destination) -> bool:
+        """Pass a server over for a while; return whether another one is left to try."""
+        now = asyncio.get_running_loop().time()
+        destination.avoided_until = now + self.settings.backoff_seconds
+        return any(each.avoided_until <= now for each in self._destinations)
+
+
+class Route:
+    """The way of one client's messages.
+
+    Args:
+        next_hop: where they go.
+        origin: the client; None for ourselves.
+    """
+
+    __slots__ = ("_free", "_next_hop", "_origin", "_own", "_serving")
+
+    def __init__(self, next_hop: NextHop, origin: Origin | None) -> None:
+        self._next_hop = next_hop
+        self._origin = origin
+        self._own = next_hop.announce in {Announce.PROXY_V1, Announce.PROXY_V2}
+        # Which server each connection belongs to: those in use, and with PROXY those that wait for this client.
+        self._serving: dict[NextHopConnection, Destination] = {}
+        self._free: dict[NextHopConnection, Destination] = {}
+
+    @property
+    def next_hop(self) -> NextHop:
+        """Where the messages go."""
+        return self._next_hop
+
+    @property
+    def settings(self) -> NextHopSettings:
+        """How long the servers may take."""
+        return self._next_hop.settings
+
+    @property
+    def lmtp(self) -> bool:
+        """Whether a message may have one recipient only."""
+        return self._next_hop.lmtp
+
+    def __str__(self) -> str:
+        """Return the addresses of the servers."""
+        return str(self._next_hop)
+
+    def tell(self, origin: Origin | None) -> None:
+        """Let the messages from now on come from this client."""
+        if origin != self._origin:
+            self._origin = origin
+            self.close()
 
     async def capabilities(self) -> Capabilities:
-        """Return what the server offers, as heard within the last `idle_seconds`, or now.
+        """Return what the server offers this client, as heard within the last `idle_seconds`, or now.
 
         Raises:
-            NextHopFault: it cannot be asked; `last_known` tells what it offered when it could.
+            NextHopFault: it cannot be asked; `NextHop.last_known` tells what it offered when it could.
         """
-        if self._known is not None and asyncio.get_running_loop().time() < self._known_until:
-            return self._known
+        if not self._own:
+            destination = self._next_hop.candidates()[0]
+            known = destination.fresh
+            if known is not None and b"XCLIENT" not in known:
+                return known
         connection = await self.acquire()
         self.release(connection)
         return connection.capabilities
 
-    @property
-    def last_known(self) -> Capabilities | None:
-        """What the server offered when it was last asked; None if it never was."""
-        return self._known
+    def at_hand(self) -> NextHopConnection | None:
+        """Return an unused connection of the server of first choice, if it need not be waited for."""
+        destination = self._next_hop.candidates()[0]
+        connection = self._unused(destination)
+        if connection is None:
+            return None
+        self._serving[connection] = destination
+        if destination.uses(Announce.XCLIENT, connection) and connection.origin != self._origin:
+            self.release(connection)
+            return None
+        return connection
 
     async def acquire(self, *, fresh: bool = False) -> NextHopConnection:
         """Return a connection without a transaction, an unused one if there is one and none freshly made is wanted.
@@ -254,69 +174,79 @@ class NextHop:
         Raises:
             NextHopFault: none can be made.
         """
-        while self._idle and not fresh:
-            connection, timer = self._idle.popitem()  # the one used last is the likeliest to stand
-            timer.cancel()
-            if connection.usable:
-                connection.reused = True
+        faults: list[str] = []
+        candidates = self._next_hop.candidates()
+        for destination in candidates:
+            connection = None if fresh else self._unused(destination)
+            try:
+                if connection is None:
+                    connection = await destination.connect(self._origin)
+                if destination.uses(Announce.XCLIENT, connection):
+                    await destination.introduce(connection, self._origin)
+            except NextHopFault as fault:
+                faults.append(f"{destination}: {fault}")
+                if len(candidates) == 1:
+                    raise
+                self._next_hop.pass_over(destination)
+            else:
+                self._serving[connection] = destination
                 return connection
-            connection.abort()
-        return await self._connect()
+        raise NextHopFault("; ".join(faults))
+
+    def server(self, connection: NextHopConnection) -> str:
+        """Return the address of the server that a connection in use belongs to."""
+        return str(self._serving[connection])
 
     def release(self, connection: NextHopConnection) -> None:
         """Take a connection back that has no transaction open."""
-        if not connection.usable:
-            connection.abort()
-            return
-        if self._closed or connection.burden > _MAX_BURDEN:
+        destination = self._serving.pop(connection)
+        if self._own and connection.usable:
+            self._free[connection] = destination
+        else:
+            destination.keep(connection)
+
+    def failed(self, connection: NextHopConnection) -> bool:
+        """Cut a connection that broke before its server took anything; return whether to try again.
+
+        One that was used before may have been closed meanwhile, which no server announces. Where a new one breaks, the
+        server is passed over, if there is another.
+        """
+        connection.abort()
+        destination = self._serving.pop(connection)
+        return connection.reused or self._next_hop.pass_over(destination)
+
+    def drop(self, connection: NextHopConnection, *, politely: bool = False) -> None:
+        """Give a connection up that has a transaction open; with QUIT, if politely and if nothing is under way."""
+        self._serving.pop(connection, None)
+        if politely and connection.usable:
             connection.close()
-            return
-        loop = asyncio.get_running_loop()
-        self._known, self._known_until = connection.capabilities, loop.time() + self.settings.idle_seconds
-        self._idle[connection] = loop.call_later(self.settings.idle_seconds, self._retire, connection)
+        else:
+            connection.abort()
 
     def close(self) -> None:
-        """Close what is unused, and what comes back from now on."""
-        self._closed = True
-        for connection, timer in self._idle.items():
-            timer.cancel()
+        """Close what only this client was served with."""
+        for connection in self._free:
             connection.close()
-        self._idle.clear()
+        self._free.clear()
 
-    def _retire(self, connection: NextHopConnection) -> None:
-        if self._idle.pop(connection, None) is not None:
-            connection.close()
+    def prelude(self, connection: NextHopConnection, identifier: str) -> list[bytes]:
+        """Return the commands that go before each MAIL: those that say with XFORWARD who the client is.
 
-    async def _connect(self) -> NextHopConnection:
-        loop = asyncio.get_running_loop()
-        connection = NextHopConnection(loop)
-        seconds = self.settings.connect_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                if self.endpoint.path:
-                    await loop.create_unix_connection(lambda: connection, self.endpoint.path)
-                else:
-                    await loop.create_connection(lambda: connection, self.endpoint.host, self.endpoint.port)
-        except TimeoutError as error:
-            raise NextHopFault(f"the next hop could not be connected to within {seconds:g} s") from error
-        except (OSError, UnicodeError) as error:  # the latter for what no host can be called
-            raise NextHopFault(f"the next hop cannot be connected to: {error}") from error
-        try:
-            await self._greet(connection, seconds)
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
+        Args:
+            connection: a connection in use.
+            identifier: our name for the message, where the client has told none.
+        """
+        if self._origin is None or not self._serving[connection].uses(Announce.XFORWARD, connection):
+            return []
+        origin = self._origin if self._origin.ident else replace(self._origin, ident=identifier)
+        return xforward_commands(origin, connection.capabilities.keywords[b"XFORWARD"].split())
 
-    async def _greet(self, connection: NextHopConnection, seconds: float) -> None:
-        greeting = await connection.greeting(seconds)
-        if not greeting.positive:
-            raise NextHopFault(f"the next hop greeted with {greeting}")
-        reply = await connection.command(b"EHLO " + self._hostname, seconds)
-        if reply.positive:
-            connection.capabilities = Capabilities.of(reply)
-            return
-        if reply.permanent:
-            reply = await connection.command(b"HELO " + self._hostname, seconds)
-        if not reply.positive:
-            raise NextHopFault(f"the next hop answered our greeting with {reply}")
+    def _unused(self, destination: Destination) -> NextHopConnection | None:
+        if not self._own:
+            return destination.take()
+        for connection in [each for each, server in self._free.items() if server is destination]:
+            del self._free[connection]
+            if connection.usable:
+                connection.reused = True
+                return connection
+        return None

@@ -1,9 +1,9 @@
 """The listener's side of a session: the one subclass of aiosmtpd's SMTP.
 
-aiosmtpd gives the frame: the protocol object that the event loop calls, its session, its timer, later STARTTLS and
-the PROXY protocol. Reading commands, the message, replies and errors are done here, because the stock ones keep a
-message in memory, parse addresses and parameters into something else, share limits between sessions, and answer an
-error of ours with 500. What a command means is the Conversation's matter.
+aiosmtpd gives the frame: the protocol object that the event loop calls, its session, the task that serves it, and the
+reading of PROXY headers. Commands, the message, replies and errors are read and written here, because the stock ones
+keep a message in memory, parse addresses and parameters into something else, share limits between sessions, and answer
+an error of ours with 500. What a command means is the Conversation's matter.
 
 Rules:
 
@@ -14,10 +14,14 @@ Rules:
    more than a second: a client that hears nothing from a slow next hop would give up, each time it tries.
 4. An error of ours is `451 4.3.0` with a bland text; the session goes on.
 5. A client that is gone before the final dot leaves no message; one that is gone after it changes nothing.
+6. What was sent in clear ends with STARTTLS: commands behind it in the buffer are dropped, and the session begins anew
+   (CVE-2011-0411).
+7. A PROXY header is read from listed peers only, and from those it must come.
 
 `PRIVATE_NAMES` lists what is used of aiosmtpd beyond its documentation; a test holds it against the installed release.
 
-Source: RFC 5321 sections 4.1, 4.3 and 4.5; RFC 2920 section 3.
+Source: RFC 5321 sections 4.1, 4.3 and 4.5; RFC 2920 section 3; RFC 3207; RFC 8314 section 3.3; HAProxy's
+proxy-protocol.txt.
 """
 
 from __future__ import annotations
@@ -26,43 +30,52 @@ import asyncio
 import logging
 import re
 import socket
-from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
+from aiosmtpd.proxy_protocol import AF, V2_CMD, get_proxy
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from batv.access import UNIX_CLIENT, within
 from batv.errors import BatvError
+from batv.net.deadline import Deadline
+from batv.net.inflow import Inflow
+from batv.net.tls import certificate_names, describe
 from batv.observe.event import Level, Notice, printable
 from batv.smtp.data import DataScanner
+from batv.smtp.origin import Origin
 from batv.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import ssl
+    from collections.abc import Awaitable, Callable, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
     from batv.config import SmtpSettings
     from batv.observe.event import Observer
 
-__all__ = ["PRIVATE_NAMES", "UNIX_CLIENT", "ClientConnection", "Conversation", "Door"]
+__all__ = ["PRIVATE_NAMES", "ClientConnection", "Conversation", "Door"]
 
 PRIVATE_NAMES: Final = (
     "_cb_client_connected",
     "_handle_client",
     "_handler_coroutine",
     "_original_transport",
-    "_reader",
     "_reset_timeout",
     "_timeout_cb",
-    "_timeout_duration",
     "_timeout_handle",
     "_tls_protocol",
-    "_writer",
 )
 """Attributes of aiosmtpd's SMTP that are overridden or set here though it does not document them."""
 
-UNIX_CLIENT: Final = "unix"
-"""What stands for the address of a client on a Unix socket."""
-
 _CHUNK_OCTETS: Final = 65_536
+_AHEAD_COMMANDS: Final = 100
+"""Recipients that may be said to the next hop before the first is answered; bounds what a reply waits for."""
+
+_HANDSHAKE_SECONDS: Final = 60.0
+_PROXY_SECONDS: Final = 30.0
+"""For a PROXY header: the load balancer sends it at once."""
+
 _REPLY_GROUP_OCTETS: Final = 16_384
 _GROUPING_SECONDS: Final = 1.0
 """For how long a reply waits for others to go out with it."""
@@ -77,6 +90,8 @@ _UNKNOWN: Final = Reply.of(500, "5.5.1 Command unrecognized")
 _NOT_OFFERED: Final = Reply.of(502, "5.5.1 Command not implemented")
 _ARGUMENT: Final = Reply.of(501, "5.5.4 Syntax error in arguments")
 _EARLY: Final = Reply.of(503, "5.5.1 Data before the reply to DATA")
+_SEQUENCE: Final = Reply.of(503, "5.5.1 Bad sequence of commands")
+_TLS_READY: Final = Reply.of(220, "2.0.0 Ready to start TLS")
 _BYE: Final = Reply.of(221, "2.0.0 Bye")
 _OK: Final = Reply.of(250, "2.0.0 Ok")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
@@ -95,14 +110,26 @@ class Conversation(Protocol):
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
 
-    async def hello(self, name: bytes, *, extended: bool) -> Reply:
-        """Answer EHLO, or HELO where not extended."""
+    def secured(self, tls: str, names: frozenset[str]) -> None:
+        """Take note that the session goes on in TLS: version and cipher, names of the client's certificate."""
 
-    async def mail(self, argument: bytes) -> Reply:
-        """Answer MAIL; the argument is what follows the verb."""
+    async def hello(self, name: bytes, *, extended: bool, ours: list[bytes]) -> Reply:
+        """Answer EHLO with keywords of ours among the others, or HELO where not extended."""
 
-    async def rcpt(self, argument: bytes) -> Reply:
-        """Answer RCPT; the argument is what follows the verb."""
+    async def xclient(self, argument: bytes) -> Reply:
+        """Answer XCLIENT; the argument is what follows the verb."""
+
+    async def xforward(self, argument: bytes) -> Reply:
+        """Answer XFORWARD; the argument is what follows the verb."""
+
+    async def mail(self, argument: bytes) -> Reply | Asked:
+        """Answer MAIL, or begin to; the argument is what follows the verb."""
+
+    async def rcpt(self, argument: bytes) -> Reply | Asked:
+        """Answer RCPT, or begin to; the argument is what follows the verb."""
+
+    async def settle(self, asked: Any) -> Reply:  # noqa: ANN401 -- what it is, is the conversation's matter
+        """Wait for the answer to what was begun; answers come in the order of the commands."""
 
     async def data(self) -> Reply:
         """Answer DATA; 354 lets the content come."""
@@ -123,6 +150,10 @@ class Conversation(Protocol):
         """End the session: the client is gone, or is sent away. A message under way is given up."""
 
 
+class Asked(Protocol):
+    """A command that is being answered: nothing that the door looks into."""
+
+
 class Door:
     """What the connections of one listener share: limits, counts, and how a conversation is begun.
 
@@ -130,7 +161,12 @@ class Door:
         hostname: what we call ourselves.
         settings: limits on clients.
         observer: told of what goes wrong.
-        converse: begins a conversation for a client's address, or returns the reply with which it is sent away.
+        converse: begins a conversation for a client's address and both ends of its connection, or returns the reply
+            with which it is sent away.
+
+    Attributes:
+        tls: returns what STARTTLS and TLS from the first octet are done with; None if they are not.
+        proxy_protocol_from: peers that say with a PROXY header who the client is.
     """
 
     def __init__(
@@ -138,39 +174,44 @@ class Door:
         hostname: str,
         settings: SmtpSettings,
         observer: Observer,
-        converse: Callable[[str], Conversation | Reply],
+        converse: Callable[[str, Origin], Conversation | Reply],
     ) -> None:
         self.hostname = hostname
         self.settings = settings
         self.observer = observer
         self.converse = converse
+        self.tls: ssl.SSLContext | None = None
+        self.proxy_protocol_from: Sequence[IPv4Network | IPv6Network] = ()
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self._by_client: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
-    def connection(self) -> ClientConnection:
-        """Return a protocol object for a connection that is about to be made."""
-        return ClientConnection(self, asyncio.get_running_loop())
+    def connection(self, *, encrypted: bool = False) -> ClientConnection:
+        """Return a protocol object for a connection that is about to be made; with TLS from the first octet or not."""
+        return ClientConnection(self, asyncio.get_running_loop(), encrypted=encrypted)
 
-    def admit(self, connection: ClientConnection, address: str) -> Reply | None:
+    def admit(self, connection: ClientConnection) -> Reply | None:
         """Count a connection; return the reply with which it is sent away if there are too many."""
         self.connections.add(connection)
         self._empty.clear()
-        self._by_client[address] += 1
         if self.draining:
             return _SHUTTING_DOWN
-        limit = self.settings.max_connections_per_client or self.settings.max_connections
-        if len(self.connections) > self.settings.max_connections or self._by_client[address] > limit:
-            return _CROWDED
-        return None
+        return _CROWDED if len(self.connections) > self.settings.max_connections else None
 
-    def leave(self, connection: ClientConnection, address: str) -> None:
-        """Count a connection no more."""
+    def count(self, address: str) -> Reply | None:
+        """Count a client's connection; return the reply with which it is sent away if it has too many."""
+        self._by_client[address] += 1
+        limit = self.settings.max_connections_per_client
+        return _CROWDED if limit and self._by_client[address] > limit else None
+
+    def leave(self, connection: ClientConnection, counted: str | None) -> None:
+        """Count a connection no more, nor its client if that was counted."""
         self.connections.discard(connection)
-        self._by_client[address] -= 1
-        if not self._by_client[address]:
-            del self._by_client[address]
+        if counted is not None:
+            self._by_client[counted] -= 1
+            if not self._by_client[counted]:
+                del self._by_client[counted]
         if not self.connections:
             self._empty.set()
 
@@ -215,10 +256,12 @@ class ClientConnection(SMTP):
             "HELP",
             "STARTTLS",
             "AUTH",
+            "XCLIENT",
+            "XFORWARD",
         )
     }
 
-    def __init__(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, door: Door, loop: asyncio.AbstractEventLoop, *, encrypted: bool) -> None:
         self.loop = loop
         reader = asyncio.StreamReader(limit=_CHUNK_OCTETS, loop=loop)
         asyncio.StreamReaderProtocol.__init__(self, reader, self._cb_client_connected, loop=loop)
@@ -231,12 +274,19 @@ class ClientConnection(SMTP):
         self._tls_protocol = None
         self._timeout_handle: asyncio.TimerHandle | None = None
         self._abort_handle: asyncio.TimerHandle | None = None
-        self._timeout_duration = door.settings.command_seconds
         self._handler_coroutine: asyncio.Task[None] | None = None
         self._door = door
+        self._encrypted_first = encrypted
+        self._tls = ""
         self._address = ""
+        self._inflow = Inflow(loop)
+        self._deadline = Deadline(loop, self._timeout_cb)
+        self._held_up: asyncio.Future[None] | None = None
         self._pending = b""
+        self._at = 0
+        self._asked: deque[tuple[Any, bool | None]] = deque()
         self._replies: list[bytes] = []
+        self._reply_octets = 0
         self._grouping: asyncio.TimerHandle | None = None
         self._refused_recipients = 0
         self._idle_commands = 0
@@ -252,37 +302,47 @@ class ClientConnection(SMTP):
         # An address that is not there any more is nobody's, whatever the settings allow.
         family = transport.get_extra_info("socket").family
         self._address = UNIX_CLIENT if family == socket.AF_UNIX else str(peer[0]) if peer else ""
+        self._inflow.come_from(cast("asyncio.ReadTransport", transport))
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the reading. The session itself goes on: a message after its final dot is still being answered."""
         self._lost = True
-        self._disarm()
+        self._deadline.close()
         self._replies.clear()
         if self._grouping is not None:
             self._grouping.cancel()
         if self._abort_handle is not None:
             self._abort_handle.cancel()
+        self._inflow.end()
+        self.resume_writing()
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
 
+    def data_received(self, data: bytes) -> None:
+        """Take octets."""
+        self._inflow.feed(data)
+
     def eof_received(self) -> bool | None:
         """Let the session read to the end of what came: a client may close its half after the final dot."""
-        return asyncio.StreamReaderProtocol.eof_received(self)
+        self._inflow.end()
+        return not self._tls  # TLS knows no half that is closed
 
-    # The timer: it runs while the client has to do something, never while the next hop has.
+    def pause_writing(self) -> None:
+        """Let the session wait until the client has read some of its replies."""
+        if self._held_up is None:
+            self._held_up = self.loop.create_future()
 
-    def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._timeout_handle = self.loop.call_later(seconds, self._timeout_cb)
+    def resume_writing(self) -> None:
+        """Let the session go on."""
+        held_up, self._held_up = self._held_up, None
+        if held_up is not None and not held_up.done():
+            held_up.set_result(None)
 
-    def _disarm(self) -> None:
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
-            self._timeout_handle = None
+    # The limit on time: it runs while the client has to do something, never while the next hop has.
 
     def _reset_timeout(self, duration: float | None = None) -> None:
-        self._arm(duration or self._timeout_duration)
+        """Do nothing: aiosmtpd would set a timer here that our own deadline stands for."""
 
     def _timeout_cb(self) -> None:
         self._send_away(_TIMEOUT)
@@ -290,7 +350,8 @@ class ClientConnection(SMTP):
     def _send_away(self, reply: Reply) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
-            transport.write(reply.octets)
+            if self._tls or not self._encrypted_first:
+                transport.write(reply.octets)
             self._close()
 
     # The session.
@@ -309,15 +370,26 @@ class ClientConnection(SMTP):
         return task
 
     async def _handle_client(self) -> None:
-        refusal = self._door.admit(self, self._address)
         cause = "client gone"
+        counted: str | None = None
         try:
-            conversation = self._door.converse(self._address) if refusal is None else refusal
+            refusal = self._door.admit(self)
+            origin = self._ends()
+            if refusal is None and within(self._address, self._door.proxy_protocol_from):
+                origin = await self._read_proxy_header(origin)
+            if refusal is None:
+                counted = self._address
+                refusal = self._door.count(counted)
+            if refusal is None and self._encrypted_first:
+                await self._start_tls(self._take_all())
+            conversation = self._door.converse(self._address, origin) if refusal is None else refusal
             if isinstance(conversation, Reply):
                 self._send_away(conversation)
                 return
             self._conversation = conversation
-            self._queue(Reply.of(220, f"{self.hostname} ESMTP"))
+            if self._tls:
+                self._tell_of_tls(conversation)
+            self._queue(Reply.of(220, f"{self._door.hostname} ESMTP"))
             await self._converse(conversation)
         except (ConnectionError, TimeoutError):
             pass
@@ -330,8 +402,8 @@ class ClientConnection(SMTP):
         finally:
             if self._conversation is not None:
                 self._conversation.gone(cause)
-            self._door.leave(self, self._address)
-            self._disarm()
+            self._door.leave(self, counted)
+            self._deadline.close()
             self._close()
 
     def _close(self) -> None:
@@ -345,18 +417,89 @@ class ClientConnection(SMTP):
         if transport is not None:
             transport.abort()
 
+    # Who the client is.
+
+    def _ends(self) -> Origin:
+        """Return both ends of the connection."""
+        if self.transport is None or self._address == UNIX_CLIENT:
+            return Origin()
+        peer, own = self.transport.get_extra_info("peername"), self.transport.get_extra_info("sockname")
+        if not peer or not own:
+            return Origin()
+        return Origin(address=str(peer[0]), port=peer[1], destination_address=str(own[0]), destination_port=own[1])
+
+    async def _read_proxy_header(self, ends: Origin) -> Origin:
+        """Return both ends of the client's connection, as a load balancer tells them before anything else.
+
+        A header that tells of nobody (a health check) leaves the ends of the connection itself.
+        """
+        self._deadline.set(min(_PROXY_SECONDS, self._door.settings.command_seconds))
+        found = await get_proxy(self._inflow)
+        self._deadline.lift()
+        if not found.valid or (found.whole_raw and self._lost):
+            fields = {"client": self._address, "cause": printable(str(found.error).encode("utf-8", "backslashreplace"))}
+            self._door.observer(Notice(Level.WARNING, "no PROXY header from a peer that must send one", fields))
+            raise ConnectionResetError("no PROXY header")
+        if found.command == V2_CMD.LOCAL or found.family not in {AF.INET, AF.INET6}:
+            return ends
+        self._address = str(found.src_addr)
+        return Origin(
+            address=self._address,
+            port=found.src_port,
+            destination_address=str(found.dst_addr),
+            destination_port=found.dst_port,
+        )
+
+    async def _start_tls(self, begun: bytes) -> None:
+        """Go on in TLS.
+
+        Args:
+            begun: what the client has sent of it already.
+
+        Raises:
+            ConnectionError: the handshake failed; the connection is closed.
+        """
+        context = self._door.tls
+        transport = cast("asyncio.Transport | None", self.transport)
+        if context is None or transport is None:
+            raise ConnectionResetError("no TLS context, or no connection")
+        seconds = min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds)
+        starting = self.loop.create_task(
+            self.loop.start_tls(transport, self, context, server_side=True, ssl_handshake_timeout=seconds)
+        )
+        if begun:
+            # Once the task has put its protocol in place, which has begun with the turn after that.
+            self.loop.call_soon(self.loop.call_soon, _feed, transport, begun)
+        try:
+            encrypted = await starting
+        except (OSError, EOFError) as error:  # ssl.SSLError and TimeoutError are OSErrors
+            fields = {"client": self._address, "cause": printable(str(error).encode("utf-8", "backslashreplace"))}
+            self._door.observer(Notice(Level.WARNING, "no TLS with a client", fields))
+            transport.abort()
+            raise ConnectionResetError("no TLS") from error
+        if encrypted is None or self._lost:
+            raise ConnectionResetError("the client closed the connection during the TLS handshake")
+        self.transport = encrypted
+        self._inflow.come_from(encrypted)
+        self._tls = describe(encrypted.get_extra_info("ssl_object"))
+
+    def _tell_of_tls(self, conversation: Conversation) -> None:
+        assert self.transport is not None  # noqa: S101 -- TLS was made on it
+        conversation.secured(self._tls, certificate_names(self.transport.get_extra_info("ssl_object")))
+
+    # Commands and replies.
+
     async def _converse(self, conversation: Conversation) -> None:
         while not self._lost:
             line = await self._command()
             if line is None:
                 return
             reply = await self._answer(conversation, line)
-            if reply is None:
-                continue
-            self._queue(reply)
-            if reply is _BYE or reply is _EARLY:
-                await self._flush()
-                return
+            if reply is not None:
+                self._queue(reply)
+                if reply is _BYE or reply is _EARLY:
+                    await self._flush()
+                    return
             if self._idle_commands >= self._door.settings.max_idle_commands:
                 self._queue(_IDLING)
                 await self._flush()
@@ -367,13 +510,15 @@ class ClientConnection(SMTP):
                 return
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
+        """Return the reply to a command, or None if it has none of its own, or not yet."""
         self._idle_commands += 1
-        if not line.endswith(b"\r") or _CONTROL.search(line, 0, len(line) - 1):
-            return _SYNTAX
+        well_formed = line.endswith(b"\r") and not _CONTROL.search(line, 0, len(line) - 1)
         verb, _, argument = line[:-1].partition(b" ")
-        name = self._VERBS.get(verb.upper())
+        name = self._VERBS.get(verb.upper()) if well_formed else None
+        if self._asked and name != "smtp_RCPT":
+            await self._settle(conversation)
         if name is None:
-            return _UNKNOWN
+            return _UNKNOWN if well_formed else _SYNTAX
         handler: Callable[[bytes], Awaitable[Reply | None]] = getattr(self, name)
         try:
             return await handler(argument)
@@ -382,7 +527,38 @@ class ClientConnection(SMTP):
         except Exception as error:  # noqa: BLE001 -- whatever it is, the mail stays with the client
             self._report(error)
             conversation.fault(error)
+            if self._asked:
+                await self._settle(conversation)
             return _LATER
+
+    async def _settle(self, conversation: Conversation) -> None:
+        """Queue the replies to the commands that were begun, each once it is known."""
+        while self._asked:
+            asked, busy = self._asked.popleft()
+            if isinstance(asked, Reply):
+                reply = asked
+            else:
+                try:
+                    reply = await conversation.settle(asked)
+                except ConnectionError:
+                    raise
+                except Exception as error:  # noqa: BLE001 -- whatever it is, the mail stays with the client
+                    self._report(error)
+                    conversation.fault(error)
+                    reply = _LATER
+            if busy is not None:
+                self._count_recipient(reply, busy=busy)
+            self._queue(reply)
+            if self._reply_octets > _REPLY_GROUP_OCTETS:
+                await self._flush()
+
+    def _count_recipient(self, reply: Reply, *, busy: bool) -> None:
+        if reply.positive:
+            self._idle_commands = 0
+        elif busy and self._refused_recipients < 2 * self._door.settings.max_recipients:
+            # A list with many dead addresses, or more addresses than one transaction takes, is no idling.
+            self._refused_recipients += 1
+            self._idle_commands -= 1
 
     def _report(self, error: Exception) -> None:
         fields: dict[str, object] = {"client": self._address, "error": type(error).__name__, "cause": error}
@@ -395,55 +571,78 @@ class ClientConnection(SMTP):
             fields["cause"] = printable(str(error).encode("utf-8", "backslashreplace"))[:200]
         self._door.observer(Notice(Level.ERROR, "error in a session", fields))
 
+    @property
+    def _more(self) -> bool:
+        """Whether the client has sent more than what was read as commands."""
+        return self._at < len(self._pending)
+
+    def _take_all(self) -> bytes:
+        """Return what the client has sent and nobody has read."""
+        taken, self._pending, self._at = self._pending[self._at :], b"", 0
+        return taken + self._inflow.drain()
+
     async def _command(self) -> bytes | None:
         """Return the next line without its LF; None once the client has gone."""
         limit = self._door.settings.max_command_octets
         too_long = False
-        armed = False
+        waited = False
         while True:
-            line, lf, rest = self._pending.partition(b"\n")
-            if lf:
-                self._pending = rest
-                if armed:
-                    self._disarm()
+            end = self._pending.find(b"\n", self._at)
+            if end >= 0:
+                line = self._pending[self._at : end]
+                self._at = end + 1
+                if self._at == len(self._pending):
+                    self._pending, self._at = b"", 0
+                if waited:
+                    self._deadline.lift()
                 if too_long or len(line) > limit:
                     return b"\0"  # no command: whatever it was, it is answered as a syntax error
                 return line
-            if len(self._pending) > limit:
-                too_long, self._pending = True, b""
+            rest, self._at = self._pending[self._at :], 0
+            if len(rest) > limit:
+                too_long, rest = True, b""
+            self._pending = rest
+            if self._asked and self._conversation is not None:
+                await self._settle(self._conversation)
             await self._flush()
-            if not armed:
+            if not waited:
                 # One limit for the whole line, so that an octet now and then does not prolong it.
-                self._arm(self._door.settings.command_seconds)
-                armed = True
+                self._deadline.set(self._door.settings.command_seconds)
+                waited = True
             self._reading_command = True
             try:
-                octets = await self._reader.read(_CHUNK_OCTETS)
+                octets = await self._inflow.read()
             finally:
                 self._reading_command = False
             if not octets:
                 return None
-            self._pending += octets
+            self._pending = self._pending + octets if self._pending else octets
 
     def _queue(self, reply: Reply) -> None:
-        self._replies.append(reply.octets)
-        if self._pending and self._grouping is None:
+        octets = reply.octets
+        self._replies.append(octets)
+        self._reply_octets += len(octets)
+        if self._grouping is None and (self._asked or self._more):
             self._grouping = self.loop.call_later(_GROUPING_SECONDS, self._send_replies)
 
     def _send_replies(self) -> None:
         if self._grouping is not None:
             self._grouping.cancel()
             self._grouping = None
-        self._writer.write(b"".join(self._replies))
+        octets = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
         self._replies.clear()
+        self._reply_octets = 0
+        transport = cast("asyncio.WriteTransport | None", self.transport)
+        if transport is not None and not transport.is_closing():
+            transport.write(octets)
 
     async def _flush(self) -> None:
-        if not self._replies:
-            return
-        self._send_replies()
-        self._arm(self._door.settings.command_seconds)
-        await self._writer.drain()
-        self._disarm()
+        if self._replies:
+            self._send_replies()
+        if self._held_up is not None:
+            self._deadline.set(self._door.settings.command_seconds)
+            await self._held_up
+            self._deadline.lift()
 
     # One method a verb, as aiosmtpd has them; each returns the reply to its argument.
 
@@ -457,24 +656,50 @@ class ClientConnection(SMTP):
         name = argument.strip()
         if not name:
             return _ARGUMENT
-        return await self._open_conversation.hello(name, extended=extended)
+        ours = [b"STARTTLS"] if self._door.tls is not None and not self._tls else []
+        return await self._open_conversation.hello(name, extended=extended, ours=ours)
+
+    async def smtp_STARTTLS(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
+        if self._door.tls is None:
+            return _NOT_OFFERED
+        if argument.strip():
+            return _ARGUMENT
+        if self._tls:
+            return _SEQUENCE
+        self._queue(_TLS_READY)
+        await self._flush()
+        self._take_all()
+        await self._start_tls(b"")
+        self._tell_of_tls(self._open_conversation)
+        return None
+
+    async def smtp_XCLIENT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
+        return await self._open_conversation.xclient(argument)
+
+    async def smtp_XFORWARD(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
+        return await self._open_conversation.xforward(argument)
 
     async def smtp_MAIL(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         self._refused_recipients = 0
-        return await self._open_conversation.mail(argument)
+        asked = await self._open_conversation.mail(argument)
+        if isinstance(asked, Reply):
+            return asked
+        if self._more:
+            self._asked.append((asked, None))
+            return None
+        return await self._open_conversation.settle(asked)
 
     async def smtp_RCPT(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         conversation = self._open_conversation
         busy = conversation.in_transaction
-        reply = await conversation.rcpt(argument)
-        if reply.positive:
-            self._idle_commands = 0
-        elif busy and self._refused_recipients < 2 * self._door.settings.max_recipients:
-            # A list with many dead addresses, or more addresses than one transaction takes, is no idling.
-            self._refused_recipients += 1
-            self._idle_commands -= 1
-        if sum(map(len, self._replies)) > _REPLY_GROUP_OCTETS:
-            await self._flush()
+        asked = await conversation.rcpt(argument)
+        if self._asked or self._more:
+            self._asked.append((asked, busy))
+            if len(self._asked) >= _AHEAD_COMMANDS:
+                await self._settle(conversation)
+            return None
+        reply = asked if isinstance(asked, Reply) else await conversation.settle(asked)
+        self._count_recipient(reply, busy=busy)
         return reply
 
     async def smtp_RSET(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
@@ -494,29 +719,29 @@ class ClientConnection(SMTP):
     # Hidden from clients, or not there: the names of aiosmtpd's methods, none of which may be reached.
     smtp_EXPN = smtp_VRFY  # type: ignore[assignment]  # noqa: N815 -- aiosmtpd's names
     smtp_HELP = smtp_VRFY  # noqa: N815 -- aiosmtpd's names
-    smtp_STARTTLS = smtp_VRFY  # noqa: N815 -- aiosmtpd's names
     smtp_AUTH = smtp_VRFY  # noqa: N815 -- aiosmtpd's names
 
     async def smtp_DATA(self, argument: bytes) -> Reply | None:  # noqa: D102, N802 -- aiosmtpd's names
         conversation = self._open_conversation
         if argument.strip():
             return _ARGUMENT
-        if self._pending:
+        if self._more:
             return _EARLY
         reply = await conversation.data()
         if reply.code != _START_CONTENT:
             return reply
-        if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 -- see rule 2
+        if not self._inflow.empty:
             return _EARLY
         self._queue(reply)
         await self._flush()
         scanner = DataScanner()
         failed = False
+        settings = self._door.settings
         while not scanner.done:
-            self._arm(self._door.settings.data_seconds)
-            octets = await self._reader.read(_CHUNK_OCTETS)
-            self._disarm()
-            if not octets or scanner.octets > 2 * self._door.settings.max_message_octets:
+            self._deadline.set(settings.data_seconds)
+            octets = await self._inflow.read(_CHUNK_OCTETS)
+            self._deadline.lift()
+            if not octets or scanner.octets > 2 * settings.max_message_octets:
                 raise ConnectionResetError("the client closed in the middle of a message, or sent without end")
             harmless = scanner.feed(octets)
             if not failed:
@@ -526,7 +751,8 @@ class ClientConnection(SMTP):
                     failed = True
                     self._report(error)
                     conversation.fault(error)
-        self._pending = scanner.rest
+        octets = harmless = b""  # the answer may be long in coming, and so many others wait for theirs
+        self._pending, self._at = scanner.rest, 0
         self._idle_commands = 0
         return _LATER if failed else await conversation.end_of_content(scanner)
 
@@ -534,6 +760,17 @@ class ClientConnection(SMTP):
     def _open_conversation(self) -> Conversation:
         assert self._conversation is not None  # noqa: S101 -- commands are read only in a conversation
         return self._conversation
+
+
+def _feed(transport: asyncio.Transport, octets: bytes) -> None:
+    """Hand octets to the protocol of a transport as if they had just come."""
+    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
+    while octets:
+        room = memoryview(protocol.get_buffer(len(octets)))
+        taken = min(len(room), len(octets))
+        room[:taken] = octets[:taken]
+        protocol.buffer_updated(taken)
+        octets = octets[taken:]
 
 
 # aiosmtpd logs each connection, command and reply; ours is one line a transaction, without what clients say.

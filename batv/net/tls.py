@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Final
 from batv.errors import ConfigError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from batv.config import NextHopTls
 
-__all__ = ["certificate_names", "client_context", "describe", "name_matches", "server_context"]
+__all__ = ["certificate_names", "client_context", "describe", "server_context"]
 
 _GROUP_OR_OTHERS: Final = 0o077
 _GROUP_MAY_READ: Final = 0o040
@@ -93,23 +91,6 @@ def certificate_names(ssl_object: ssl.SSLObject) -> frozenset[str]:
     # Of a certificate that is not verified, the dictionary is empty.
     found = ssl_object.getpeercert() or {}
     return frozenset(str(entry[1]).lower() for entry in found.get("subjectAltName", ()) if entry[0] == "DNS")
-
-
-def name_matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a pattern of the settings stands for one of a certificate's names.
-
-    `mail.example.com` stands for itself, `*.example.com` for one label, whichever, before `.example.com`. A wildcard
-    in the certificate is a name like any other: its holder shows what he is called, not all he could be called.
-
-    Args:
-        pattern: the pattern, compared without regard to case.
-        names: names in lower case.
-    """
-    pattern = pattern.lower()
-    if not pattern.startswith("*."):
-        return pattern in names
-    # What is left of a name when its first label is gone, dot and all.
-    return any(name.find(".") > 0 and name[name.find(".") :] == pattern[1:] for name in names)
 
 
 def describe(ssl_object: ssl.SSLObject) -> str:

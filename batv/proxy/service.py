@@ -18,32 +18,38 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batv.config import Endpoint
+from batv.access import Access, Holder, within
+from batv.config import Endpoint, NextHopTls, OutboundSettings
 from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
+from batv.net.destination import Link
 from batv.net.listening import BACKLOG, cannot_listen, open_to_group, refuse_taken
 from batv.net.next_hop import NextHop
-from batv.net.server import UNIX_CLIENT, Door
+from batv.net.server import Door
+from batv.net.tls import client_context, server_context
 from batv.observe.event import Direction, Level, Notice
 from batv.proxy.session import ProxySession
 from batv.proxy.side import Side
+from batv.smtp.auth import parse_credentials
 from batv.smtp.reply import Reply
 from batv.stage import SigningStage, VerifyingStage
+from batv.store.files import read_private
 from batv.store.journal import Journal
 from batv.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Hashable, Sequence
-    from ipaddress import IPv4Network, IPv6Network
 
-    from batv.config import InboundSettings, OutboundSettings, Settings
+    from batv.config import InboundSettings, Settings
     from batv.keyring import KeyRings
     from batv.observe.event import Observer
     from batv.proxy.workers import SharedListeners
+    from batv.smtp.origin import Origin
     from batv.stage import Stage
     from batv.store.rings import RingStore
 
@@ -52,6 +58,7 @@ __all__ = ["Service", "Source"]
 _WATCH_SECONDS: Final = 2.0
 """Between two looks at the ring files; well under the 5 seconds that are promised."""
 
+_CREDENTIALS_OCTETS: Final = 4096
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
 
 
@@ -81,19 +88,40 @@ class _Keys:
     read_at: float
 
 
+class _Place(NamedTuple):
+    """An address of the settings on which to listen, and whether with TLS from the first octet."""
+
+    endpoint: Endpoint
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What the settings and the files that they name say of both ends of a proxy.
+
+    Attributes:
+        tls: what listeners do TLS with; None if they do none.
+        access: whose mail is taken.
+        link: how the next hop is spoken to.
+    """
+
+    tls: ssl.SSLContext | None
+    access: Access
+    link: Link
+
+
 @dataclass(slots=True)
 class _Proxy:
     direction: Direction
     side: Side
     door: Door
-    networks: Sequence[IPv4Network | IPv6Network] = ()
-    servers: dict[Endpoint, asyncio.Server] = field(default_factory=dict)
+    servers: dict[_Place, asyncio.Server] = field(default_factory=dict)
 
-    def close(self, endpoint: Endpoint, *, leave_file: bool = False) -> None:
-        """Stop listening there, and leave no socket file behind unless others listen there still."""
-        self.servers.pop(endpoint).close()
-        if endpoint.path and not leave_file:
-            Path(endpoint.path).unlink(missing_ok=True)
+    def close(self, place: _Place, *, leave_file: bool = False) -> None:
+        """Stop listening there, and leave no socket file behind that is ours."""
+        self.servers.pop(place).close()
+        if place.endpoint.path and not leave_file:
+            Path(place.endpoint.path).unlink(missing_ok=True)
 
 
 class Service:
@@ -124,7 +152,10 @@ class Service:
         self._settings = source.settings()
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
-        self._proxies = [self._proxy(direction) for direction in directions]
+        self._proxies = [
+            self._proxy(direction, _ends(self._listener_settings(self._settings, direction)))
+            for direction in directions
+        ]
         self._stopping = asyncio.Event()
         self._hangup = asyncio.Event()
         self._refused_fingerprint: Hashable = None
@@ -138,7 +169,7 @@ class Service:
             UnavailableError: an address is taken, or is not ours.
         """
         for proxy in self._proxies:
-            await self._listen(proxy, self._listener_settings(self._settings, proxy.direction).listen)
+            await self._listen(proxy, _places(self._listener_settings(self._settings, proxy.direction)))
         if self._shared is None:
             self._notice(Level.INFO, "ready", keys=self._keys.store.directory)
 
@@ -147,8 +178,8 @@ class Service:
         found = []
         for proxy in self._proxies:
             if proxy.direction is direction:
-                for endpoint, server in proxy.servers.items():
-                    found.extend(_bound(endpoint, server))
+                for place, server in proxy.servers.items():
+                    found.extend(_bound(place.endpoint, server))
         return found
 
     def handle_signals(self) -> None:
@@ -183,8 +214,7 @@ class Service:
         journal = None
         try:
             settings = self._source.settings()
-            for direction in self._directions:
-                self._listener_settings(settings, direction)
+            ends = {direction: _ends(self._listener_settings(settings, direction)) for direction in self._directions}
             keys = self._read_keys(settings)
             if (settings.state, settings.journal) != (self._settings.state, self._settings.journal):
                 journal = self._open_journal(settings)
@@ -199,7 +229,7 @@ class Service:
             self._journal.close()
             self._journal = journal
         for proxy in self._proxies:
-            self._apply(proxy, opened[proxy.direction])
+            self._apply(proxy, ends[proxy.direction], opened[proxy.direction])
         self._notice(Level.INFO, "reloaded", keys=keys.store.directory)
         return True
 
@@ -208,8 +238,8 @@ class Service:
         self._notice(Level.INFO, "stopping", drain_seconds=self._settings.smtp.drain_seconds)
         doors = [proxy.door for proxy in self._proxies]
         for proxy in self._proxies:
-            for endpoint in list(proxy.servers):
-                proxy.close(endpoint, leave_file=self._shared is not None)
+            for place in list(proxy.servers):
+                proxy.close(place, leave_file=self._shared is not None)
             proxy.door.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.smtp.drain_seconds):
@@ -223,7 +253,7 @@ class Service:
 
     # Parts.
 
-    def _proxy(self, direction: Direction) -> _Proxy:
+    def _proxy(self, direction: Direction, ends: _Ends) -> _Proxy:
         settings = self._settings
         listener = self._listener_settings(settings, direction)
         hostname = settings.smtp.hostname or socket.gethostname()
@@ -232,7 +262,10 @@ class Service:
             stage=self._stages(settings, direction),
             marks=direction is Direction.INBOUND and settings.policy.marks,
             rings=lambda: self._keys.rings,
-            next_hop=NextHop(listener.next_hop[0], settings.next_hop, hostname),
+            next_hop=NextHop(listener.next_hop, settings.next_hop, hostname, ends.link),
+            access=ends.access,
+            xclient_from=listener.xclient_from,
+            xforward_from=listener.xforward_from,
             journal=self._journal,
             quarantine=Quarantine(Path(settings.state.directory) / "quarantine"),
             observer=self._observer,
@@ -241,33 +274,40 @@ class Service:
             clock=self._clock,
             day=lambda: Day.at(self._clock()),
         )
-        door = Door(hostname, settings.smtp, self._observer, lambda address: self._converse(proxy, address))
-        proxy = _Proxy(direction, side, door, _clients(settings, direction))
+        door = Door(
+            hostname, settings.smtp, self._observer, lambda address, origin: self._converse(proxy, address, origin)
+        )
+        door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
+        proxy = _Proxy(direction, side, door)
         return proxy
 
-    def _converse(self, proxy: _Proxy, address: str) -> ProxySession | Reply:
-        if proxy.direction is Direction.OUTBOUND and not _allowed(address, proxy.networks):
-            self._notice(Level.WARNING, "client not allowed", direction=proxy.direction, client=address)
-            return _NOT_ALLOWED
-        return ProxySession(proxy.side, address)
+    def _converse(self, proxy: _Proxy, address: str, origin: Origin) -> ProxySession | Reply:
+        side = proxy.side
+        # A certificate, or a peer that speaks for others, may say more; then it is settled at MAIL.
+        if side.access.by_network(address) or side.access.holders or within(address, side.xclient_from):
+            return ProxySession(side, address, origin)
+        self._notice(Level.WARNING, "client not allowed", direction=proxy.direction, client=address)
+        return _NOT_ALLOWED
 
-    def _apply(self, proxy: _Proxy, opened: dict[Endpoint, asyncio.Server]) -> None:
+    def _apply(self, proxy: _Proxy, ends: _Ends, opened: dict[_Place, asyncio.Server]) -> None:
         settings = self._settings
         listener = self._listener_settings(settings, proxy.direction)
-        for endpoint in set(proxy.servers) - set(listener.listen):
-            proxy.close(endpoint)
+        for place in set(proxy.servers) - set(_places(listener)):
+            proxy.close(place)
         proxy.servers.update(opened)
-        for endpoint, server in opened.items():
-            self._tell_where(proxy, endpoint, server)
+        for place, server in opened.items():
+            self._tell_where(proxy, place, server)
         side, door = proxy.side, proxy.door
         side.hostname = door.hostname = settings.smtp.hostname or socket.gethostname()
         side.settings = door.settings = settings.smtp
+        door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
         side.stage = self._stages(settings, proxy.direction)
         side.marks = proxy.direction is Direction.INBOUND and settings.policy.marks
+        side.access = ends.access
+        side.xclient_from, side.xforward_from = listener.xclient_from, listener.xforward_from
         side.journal = self._journal
         side.quarantine = Quarantine(Path(settings.state.directory) / "quarantine")
-        proxy.networks = _clients(settings, proxy.direction)
-        next_hop = NextHop(listener.next_hop[0], settings.next_hop, side.hostname)
+        next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname, ends.link)
         if not side.next_hop.same_as(next_hop):
             side.next_hop.close()
             side.next_hop = next_hop
@@ -281,28 +321,30 @@ class Service:
             )
         return found
 
-    async def _listen(self, proxy: _Proxy, endpoints: Sequence[Endpoint]) -> None:
-        for endpoint in endpoints:
-            proxy.servers[endpoint] = await self._server(proxy, endpoint)
+    async def _listen(self, proxy: _Proxy, places: Sequence[_Place]) -> None:
+        for place in places:
+            proxy.servers[place] = await self._server(proxy, place)
             if self._shared is None:
-                self._tell_where(proxy, endpoint, proxy.servers[endpoint])
+                self._tell_where(proxy, place, proxy.servers[place])
 
-    async def _server(self, proxy: _Proxy, endpoint: Endpoint) -> asyncio.Server:
-        shared = self._shared.take(proxy.direction, endpoint) if self._shared is not None else None
-        return await _server(proxy.door, endpoint, shared)
+    async def _server(self, proxy: _Proxy, place: _Place) -> asyncio.Server:
+        endpoint, tls = place
+        shared = self._shared.take(proxy.direction, endpoint, tls=tls) if self._shared is not None else None
+        return await _server(partial(proxy.door.connection, encrypted=tls), endpoint, shared)
 
-    def _tell_where(self, proxy: _Proxy, endpoint: Endpoint, server: asyncio.Server) -> None:
-        for bound in _bound(endpoint, server):
-            self._notice(Level.INFO, "listening", direction=proxy.direction, address=bound)
+    def _tell_where(self, proxy: _Proxy, place: _Place, server: asyncio.Server) -> None:
+        for bound in _bound(place.endpoint, server):
+            fields = {"direction": proxy.direction, "address": bound, **({"tls": "yes"} if place.tls else {})}
+            self._notice(Level.INFO, "listening", **fields)
 
-    async def _open_listeners(self, settings: Settings) -> dict[Direction, dict[Endpoint, asyncio.Server]]:
-        opened: dict[Direction, dict[Endpoint, asyncio.Server]] = {}
+    async def _open_listeners(self, settings: Settings) -> dict[Direction, dict[_Place, asyncio.Server]]:
+        opened: dict[Direction, dict[_Place, asyncio.Server]] = {}
         try:
             for proxy in self._proxies:
                 servers = opened.setdefault(proxy.direction, {})
-                for endpoint in self._listener_settings(settings, proxy.direction).listen:
-                    if endpoint not in proxy.servers:
-                        servers[endpoint] = await self._server(proxy, endpoint)
+                for place in _places(self._listener_settings(settings, proxy.direction)):
+                    if place not in proxy.servers:
+                        servers[place] = await self._server(proxy, place)
         except BatvError:
             for servers in opened.values():
                 for server in servers.values():
@@ -389,23 +431,42 @@ class Service:
 
 
 def _stage(settings: Settings, direction: Direction) -> SigningStage | VerifyingStage:
-    if direction is Direction.OUTBOUND:
-        return SigningStage(settings.policy, settings.tags.style)
-    return VerifyingStage(settings.policy)
+    if direction is Direction.INBOUND:
+        return VerifyingStage(settings.policy)
+    local_only = settings.outbound is not None and settings.outbound.require_local_source
+    return SigningStage(settings.policy, settings.tags.style, local_only)
 
 
-def _clients(settings: Settings, direction: Direction) -> Sequence[IPv4Network | IPv6Network]:
-    return settings.outbound.clients if direction is Direction.OUTBOUND and settings.outbound is not None else ()
+def _places(listener: OutboundSettings | InboundSettings) -> list[_Place]:
+    return [_Place(each, tls=False) for each in listener.listen] + [
+        _Place(each, tls=True) for each in listener.listen_tls
+    ]
 
 
-def _allowed(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    if address == UNIX_CLIENT:
-        return True  # the mode of the socket says who may connect
-    if not address:
-        return False
-    client = ip_address(address.partition("%")[0])
-    mapped = client.ipv4_mapped if isinstance(client, IPv6Address) else None
-    return any((mapped or client) in network for network in networks)
+def _ends(listener: OutboundSettings | InboundSettings) -> _Ends:
+    """Read the files that the settings of a proxy name; raises BatvError where one is not right."""
+    tls = None
+    if listener.tls_certificate is not None:
+        tls = server_context(listener.tls_certificate, listener.tls_key, listener.tls_client_ca)
+    access = Access()
+    if isinstance(listener, OutboundSettings):
+        holders = tuple(
+            Holder(each.name, frozenset(map(str.encode, each.domains)), each.tenant)
+            for each in listener.client_certificates
+        )
+        access = Access(listener.clients, holders)
+    context, credentials = None, None
+    if listener.next_hop_tls is not NextHopTls.OFF:
+        context = client_context(listener.next_hop_tls, listener.next_hop_tls_ca)
+    if listener.next_hop_credentials is not None:
+        path = Path(listener.next_hop_credentials)
+        try:
+            text = read_private(path, _CREDENTIALS_OCTETS).decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8", "write user and password there, each on a line") from error
+        credentials = parse_credentials(text, str(path))
+    link = Link(listener.next_hop_identity, listener.next_hop_tls, context, listener.next_hop_tls_name, credentials)
+    return _Ends(tls, access, link)
 
 
 def _bound(endpoint: Endpoint, server: asyncio.Server) -> list[Endpoint]:
@@ -414,19 +475,21 @@ def _bound(endpoint: Endpoint, server: asyncio.Server) -> list[Endpoint]:
     return [Endpoint(host=name[0], port=name[1]) for name in (each.getsockname() for each in server.sockets)]
 
 
-async def _server(door: Door, endpoint: Endpoint, shared: Endpoint | socket.socket | None = None) -> asyncio.Server:
+async def _server(
+    connection: Callable[[], asyncio.Protocol], endpoint: Endpoint, shared: Endpoint | socket.socket | None = None
+) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
         if isinstance(shared, socket.socket):
-            return await loop.create_server(door.connection, sock=shared, backlog=BACKLOG)
+            return await loop.create_server(connection, sock=shared, backlog=BACKLOG)
         if endpoint.path:
             refuse_taken(endpoint)
-            server = await loop.create_unix_server(door.connection, endpoint.path, backlog=BACKLOG)
+            server = await loop.create_unix_server(connection, endpoint.path, backlog=BACKLOG)
             open_to_group(endpoint)
             return server
         where = shared or endpoint
         return await loop.create_server(
-            door.connection, where.host, where.port, backlog=BACKLOG, reuse_port=shared is not None
+            connection, where.host, where.port, backlog=BACKLOG, reuse_port=shared is not None
         )
     except (OSError, UnicodeError) as error:  # the latter for what no host can be called
         raise cannot_listen(endpoint, error) from error

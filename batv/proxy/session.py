@@ -1,44 +1,64 @@
 """A client's session with a proxy: what each command does at the next hop, and what the client hears.
 
-The same for both proxies; they differ in the stage that is asked about each path.
+The same for both proxies; they differ in the stage that is asked about each path, and in whose mail is taken.
 
 Rules:
 
 1. MAIL and RCPT go to the next hop as they come, and its replies come back unchanged. No reply is given before the
-   next hop gave it, but for recipients that are held.
+   next hop gave it, but for recipients that are held. What the client has sent already may be said ahead.
 2. 250 after the final dot only if the next hop said 2yz to exactly these octets, or the message is on record as
    discarded or quarantined.
 3. A fault of the next hop is `451 4.3.0` to the command or the message. The connection is cut, and never gets the dot.
 4. A forged bounce is held: the next hop is asked about the recipient on a connection that serves nobody else, so that
    unknown users stay unknown and call-outs hear the truth; the content never reaches it.
 5. Who sends with a null sender hears our own words, the same for valid and forged tags: replies must not help guessing.
+6. Who the client is, listed peers alone may say otherwise than the connection does. XCLIENT counts for everything,
+   XFORWARD for the record and the next hop only: nobody is let in for it.
 
-Source: RFC 5321 sections 3.3, 4.1.4 and 6.1; draft-levine-smtp-batv-01 section 5.
+Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
+XCLIENT_README and XFORWARD_README.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
-from batv.errors import BatvError, PathError
-from batv.net.next_hop import NextHopFault
-from batv.observe.event import Direction, Level, Notice, printable
+from batv.access import UNIX_CLIENT, tenants_of, within
+from batv.errors import BatvError, OriginError, PathError
+from batv.net.connection import NextHopFault
+from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
 from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
 from batv.smtp.extension import Capabilities, hidden_parameter
-from batv.smtp.header import StatusField
+from batv.smtp.header import HeaderPeek, StatusField
+from batv.smtp.origin import (
+    XCLIENT_ATTRIBUTES,
+    XFORWARD_ATTRIBUTES,
+    Origin,
+    Source,
+    parse_xclient,
+    parse_xforward,
+)
 from batv.smtp.path import keywords, parameter, parse_mail, parse_rcpt
 from batv.smtp.reply import Reply
 from batv.stage import Client
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
+    from batv.access import Holder
     from batv.address import ForwardPath, ReversePath
+    from batv.net.next_hop import Route
     from batv.proxy.side import Side
     from batv.smtp.data import DataScanner
+    from batv.smtp.path import RcptArgument
 
-__all__ = ["ProxySession"]
+__all__ = ["Asked", "ProxySession"]
 
 _OK: Final = Reply.of(250, "2.0.0 Ok")
 _RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
@@ -46,14 +66,42 @@ _GO_AHEAD: Final = Reply.of(354, "End data with <CR><LF>.<CR><LF>")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
 _SEPARATELY: Final = Reply.of(452, "4.5.3 Send to this recipient in a transaction of its own")
 _TOO_MANY: Final = Reply.of(452, "4.5.3 Too many recipients")
+_UNKNOWN: Final = Reply.of(500, "5.5.1 Command unrecognized")
+_ARGUMENT: Final = Reply.of(501, "5.5.4 Syntax error in arguments")
 _BAD_SENDER: Final = Reply.of(501, "5.1.7 Bad sender address syntax")
 _BAD_RECIPIENT: Final = Reply.of(501, "5.1.3 Bad recipient address syntax")
 _SEQUENCE: Final = Reply.of(503, "5.5.1 Bad sequence of commands")
 _NO_RELAY: Final = Reply.of(550, "5.7.1 Relaying denied")
+_NOT_YOURS: Final = Reply.of(550, "5.7.1 Sender not allowed for this client")
 _REJECTED: Final = Reply.of(550, "5.7.1 Message refused")
 _BARE: Final = Reply.of(550, "5.6.11 Bare carriage return, line feed or NUL in the message")
 _TOO_BIG: Final = Reply.of(552, "5.3.4 Message too big")
+_NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
+_LOOP: Final = Reply.of(554, "5.4.6 Too many hops")
 _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
+
+_RECEIVED_OCTETS: Final = 1024
+"""More than a Received field of ours can have."""
+
+_TENANT_PEEK_OCTETS: Final = 262_144
+"""Exchange Online puts its fields behind long ones of others."""
+
+_TOKEN: Final = re.compile(r"[!-'*-~]{1,255}")
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A MAIL or RCPT command that was said to the next hop, and whose reply is not waited for yet.
+
+    Attributes:
+        transaction: what it belongs to.
+        recipient: who RCPT names; None for MAIL.
+        reply: what the client is to hear, once that is known.
+    """
+
+    transaction: Transaction
+    recipient: Recipient | None
+    reply: Reply | None = None
 
 
 class ProxySession:
@@ -61,17 +109,26 @@ class ProxySession:
 
     Args:
         side: the proxy.
-        address: IP address of the client; empty for a Unix socket.
+        address: the client's IP address, or what stands for one on a Unix socket.
+        origin: both ends of its connection.
     """
 
-    def __init__(self, side: Side, address: str) -> None:
+    def __init__(self, side: Side, address: str, origin: Origin) -> None:
         self._side = side
+        self._address = address
+        self._origin = origin
+        self._forwarded: Origin | None = None
         self._client = Client(address)
+        self._named: list[Holder] = []
+        self._may_send = side.access.by_network(address)
+        self._tls = ""
         self._identifier = secrets.token_hex(6)
         self._count = 0
         self._greeted = False
         self._offered = Capabilities({})
         self._transaction: Transaction | None = None
+        self._ahead: deque[Asked] = deque()
+        self._way: Route | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -80,69 +137,134 @@ class ProxySession:
 
     # Commands.
 
-    async def hello(self, name: bytes, *, extended: bool) -> Reply:
-        """Answer EHLO with what the next hop offers and we can carry.
+    async def hello(self, name: bytes, *, extended: bool, ours: list[bytes]) -> Reply:
+        """Answer EHLO with what the next hop offers and we can carry, and with keywords of our own.
 
         Where it cannot be asked: what it offered last, or all that we can carry. A client that needs an extension, and
         is not offered it, would bounce the message; so it must come as far as MAIL, and hear 451.
         """
         await self.reset()
-        self._client = Client(self._client.address, printable(name))
+        helo = printable(name)
         self._greeted = True
+        self._origin = replace(self._origin, helo=helo, protocol="ESMTP" if extended else "SMTP")
+        self._know_client()
         self._offered = Capabilities({})
         hostname = self._side.hostname.encode("ascii", "replace")
         if not extended:
             return Reply(250, (hostname,))
         try:
-            self._offered = await self._side.next_hop.capabilities()
+            self._offered = await self._route.capabilities()
         except NextHopFault as fault:
             self._notice(Level.WARNING, "next hop does not answer", fault)
             self._offered = self._side.next_hop.last_known or Capabilities.everything()
         added = StatusField.MAX_OCTETS if self._side.marks else 0
+        added += _RECEIVED_OCTETS if self._side.settings.add_received else 0
         offered = self._offered.offered(self._side.settings.max_message_octets, added)
-        return Reply(250, (hostname, *offered))
+        if within(self._address, self._side.xclient_from):
+            offered.append(b" ".join((b"XCLIENT", *XCLIENT_ATTRIBUTES)))
+        if within(self._address, self._side.xforward_from):
+            offered.append(b" ".join((b"XFORWARD", *XFORWARD_ATTRIBUTES)))
+        return Reply(250, (hostname, *ours, *offered))
 
-    async def mail(self, argument: bytes) -> Reply:
-        """Answer MAIL: ask the stage about the reverse path, and the next hop about the one that results."""
+    def secured(self, tls: str, names: frozenset[str]) -> None:
+        """Take note that the session goes on in TLS; nothing that was said before counts any more.
+
+        Args:
+            tls: version and cipher.
+            names: those of the client's certificate, if one was verified.
+        """
+        self._tls = tls
+        self._named = self._side.access.by_certificate(names)
+        self._greeted = False
+        self._end(_OK, heard=False)
+
+    async def xclient(self, argument: bytes) -> Reply:
+        """Answer XCLIENT: a listed peer says who the client is, and the session begins anew for that client."""
+        if not within(self._address, self._side.xclient_from):
+            return _UNKNOWN
+        if self._transaction is not None:
+            return _SEQUENCE
+        try:
+            self._origin = parse_xclient(argument, self._origin)
+        except OriginError:
+            return _ARGUMENT
+        self._greeted = False
+        self._forwarded = None
+        self._named = []
+        self._may_send = self._side.access.by_network(self._origin.address)
+        self._know_client()
+        return Reply.of(220, f"{self._side.hostname} ESMTP")
+
+    async def xforward(self, argument: bytes) -> Reply:
+        """Answer XFORWARD: a listed peer says from whom the next message comes."""
+        if not within(self._address, self._side.xforward_from):
+            return _UNKNOWN
+        if self._transaction is not None:
+            return _SEQUENCE
+        try:
+            self._forwarded = parse_xforward(argument, self._forwarded or Origin())
+        except OriginError:
+            return _ARGUMENT
+        self._know_client()
+        return _OK
+
+    async def mail(self, argument: bytes) -> Reply | Asked:
+        """Ask the stage about the reverse path, and the next hop about the one that results."""
         if self._transaction is not None or not self._greeted:
             return _SEQUENCE
+        if not self._may_send and not self._named:
+            self._side.observer(Notice(Level.WARNING, "client not allowed", self._whose()))
+            return _NOT_ALLOWED
         try:
             mail = parse_mail(argument)
         except PathError:
             return _BAD_SENDER
+        tenants = None
+        if not self._may_send:
+            try:
+                tenants = tenants_of(self._named, mail.path)
+            except LookupError:
+                self._side.observer(Notice(Level.WARNING, "sender not allowed for the certificate", self._whose()))
+                return _NOT_YOURS
         if not self._takes(mail.path, mail.parameters):
             return _BAD_SENDER
-        if hidden_parameter(mail.parameters):
-            return _PARAMETER
-        size = parameter(mail.parameters, b"SIZE") or b""
-        if size.isdigit() and (len(size) > 19 or int(size) > self._side.settings.max_message_octets):  # noqa: PLR2004 -- RFC 1870
-            return _TOO_BIG
+        if mail.parameters:
+            if hidden_parameter(mail.parameters):
+                return _PARAMETER
+            size = parameter(mail.parameters, b"SIZE") or b""
+            if size.isdigit() and (len(size) > 19 or int(size) > self._side.settings.max_message_octets):  # noqa: PLR2004 -- RFC 1870
+                return _TOO_BIG
         side = self._side
         rings, day = side.rings(), side.day()
         sender = side.stage.sender(mail.path, self._client, rings, day)
+        peek = HeaderPeek() if tenants is None else HeaderPeek(_TENANT_PEEK_OCTETS, read_tenants=True)
         transaction = self._transaction = Transaction(
             side,
             self._next_identifier(),
             side.stage,
             rings,
             day,
-            side.next_hop,
+            self._route,
             self._offered,
             mail.path,
             sender,
             mail.parameters,
+            peek,
+            tenants,
         )
+        if side.settings.add_received:
+            transaction.trace = self._received(transaction.identifier)
         if sender.disposition is Disposition.DEFER:
             transaction.cause = sender.reason
             return self._end(_LATER)
         try:
-            reply = await transaction.open()
+            await transaction.say_mail()
         except NextHopFault as fault:
             return self._end(_LATER, str(fault))
-        return reply if reply.positive else self._end(reply)
+        return self._asked(transaction, None)
 
-    async def rcpt(self, argument: bytes) -> Reply:
-        """Answer RCPT: ask the stage about the forward path, and the next hop about the one that results."""
+    async def rcpt(self, argument: bytes) -> Reply | Asked:
+        """Ask the stage about the forward path, and the next hop about the one that results."""
         transaction = self._transaction
         if transaction is None:
             return _SEQUENCE
@@ -156,28 +278,43 @@ class ProxySession:
             return _NO_RELAY if error.relay_trick and inbound else _BAD_RECIPIENT
         if not self._takes(rcpt.path, transaction.parameters):
             return _BAD_RECIPIENT
-        if hidden_parameter(rcpt.parameters):
+        if rcpt.parameters and hidden_parameter(rcpt.parameters):
             return _PARAMETER
+        return await self._ask_about(transaction, rcpt)
+
+    async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
         decision = transaction.stage.recipient(
             transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
         )
-        recipient = Recipient(decision, rcpt.path.octets, _LATER)
+        recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
+        lmtp = transaction.route.lmtp
+        marked = self._side.marks and transaction.given.null
+        if self._ahead and (recipient.held or lmtp or marked or not transaction.pipelines):
+            # What becomes of this one depends on what became of those before it.
+            await self._settle_all()
+            if self._transaction is not transaction:
+                return _LATER if transaction.failed else _SEQUENCE
         if decision.verdict is Verdict.FOREIGN:
             recipient.reply = _NO_RELAY
-        elif decision.status != transaction.status and not recipient.held and transaction.forwarded:
+        elif not recipient.held and (lmtp or decision.status != transaction.status) and transaction.forwarded:
             recipient.reply = _SEPARATELY
+        elif recipient.held:
+            await self._ask_apart(transaction, recipient)
         else:
             try:
-                reply = await transaction.ask(recipient, rcpt.parameters)
+                transaction.say_rcpt(recipient)
             except NextHopFault as fault:
-                if recipient.held:
-                    transaction.cause = str(fault)
-                else:
-                    transaction.fail(fault)
+                transaction.fail(fault)
             else:
-                recipient.reply = _RECIPIENT_OK if reply.positive and transaction.own_words else reply
+                return self._asked(transaction, recipient)
         transaction.remember(recipient)
         return recipient.reply
+
+    async def settle(self, asked: Asked) -> Reply:
+        """Return the reply to a command that was said to the next hop; those before it are settled too."""
+        while asked.reply is None:
+            await self._settle_first()
+        return asked.reply
 
     async def data(self) -> Reply:
         """Answer DATA: 354 once the next hop said so, or once it is settled that the message is for nobody there."""
@@ -218,8 +355,11 @@ class ProxySession:
         if transaction is None:
             return
         transaction.octets = scanner.octets
-        if scanner.octets > self._side.settings.max_message_octets or (
-            scanner.bare and self._side.settings.bare_newlines == "reject"
+        settings = self._side.settings
+        if (
+            scanner.octets > settings.max_message_octets
+            or (scanner.bare and settings.bare_newlines == "reject")
+            or transaction.peek.hops > settings.max_hops
         ):
             # Refused in the end; what is on its way stays without its dot.
             transaction.drop()
@@ -242,8 +382,10 @@ class ProxySession:
         goes_on = bool(transaction.forwarded)
         if (goes_on or transaction.quarantined is not None) and scanner.octets > self._side.settings.max_message_octets:
             return await self._finish(transaction, _TOO_BIG)
-        if goes_on and scanner.bare and self._side.settings.bare_newlines == "reject":
-            return await self._finish(transaction, _BARE)
+        if goes_on:
+            refusal = self._refusal(transaction, scanner)
+            if refusal is not None:
+                return await self._finish(transaction, refusal)
         if transaction.failed:
             return await self._finish(transaction, _LATER)
         try:
@@ -263,6 +405,20 @@ class ProxySession:
             return await self._finish(transaction, _LATER)
         return await self._finish(transaction, _OK if reply.positive and transaction.own_words else reply)
 
+    def _refusal(self, transaction: Transaction, scanner: DataScanner) -> Reply | None:
+        """Return the reply to a message whose content must not go on, or None."""
+        if scanner.bare and self._side.settings.bare_newlines == "reject":
+            return _BARE
+        transaction.peek.finish()
+        if transaction.peek.hops > self._side.settings.max_hops:
+            transaction.cause = transaction.cause or f"{transaction.peek.hops} Received fields: a loop"
+            return _LOOP
+        tenants = transaction.tenants
+        if tenants is not None and not (transaction.peek.tenants and transaction.peek.tenants <= tenants):
+            transaction.cause = transaction.cause or "not from the tenant that the certificate is good for"
+            return _REJECTED
+        return None
+
     async def reset(self) -> Reply:
         """Answer RSET."""
         if self._transaction is not None:
@@ -272,12 +428,62 @@ class ProxySession:
 
     def fault(self, error: Exception) -> None:
         """Give up the transaction after an error of ours."""
+        if self._transaction is not None:
+            self._transaction.failed = True
         self._end(_LATER, f"{type(error).__name__}: {error}")
 
     def gone(self, cause: str) -> None:
         """End the session."""
         if self._transaction is not None:
             self._end(_LATER, cause if self._transaction.receiving else "", heard=False)
+        if self._way is not None:
+            self._way.close()
+
+    # Commands said ahead.
+
+    def _asked(self, transaction: Transaction, recipient: Recipient | None) -> Asked:
+        asked = Asked(transaction, recipient)
+        self._ahead.append(asked)
+        return asked
+
+    async def _settle_all(self) -> None:
+        while self._ahead:
+            await self._settle_first()
+
+    async def _settle_first(self) -> None:
+        asked = self._ahead[0]
+        transaction, recipient = asked.transaction, asked.recipient
+        if transaction is not self._transaction:
+            # MAIL was refused, and what was said after it met nobody.
+            asked.reply = _LATER if transaction.failed else _SEQUENCE
+        elif recipient is None:
+            try:
+                reply = await transaction.mail_reply()
+            except NextHopFault as fault:
+                transaction.failed = True
+                asked.reply = self._end(_LATER, str(fault))
+            else:
+                asked.reply = reply if reply.positive else self._end(reply)
+        else:
+            try:
+                reply = await transaction.rcpt_reply()
+            except NextHopFault as fault:
+                transaction.fail(fault)
+            else:
+                recipient.reply = _RECIPIENT_OK if reply.positive and transaction.own_words else reply
+            transaction.remember(recipient)
+            asked.reply = recipient.reply
+        if self._ahead and self._ahead[0] is asked:
+            self._ahead.popleft()
+
+    @staticmethod
+    async def _ask_apart(transaction: Transaction, recipient: Recipient) -> None:
+        try:
+            reply = await transaction.ask_apart(recipient)
+        except NextHopFault as fault:
+            transaction.cause = str(fault)
+        else:
+            recipient.reply = _RECIPIENT_OK if reply.positive and transaction.own_words else reply
 
     # The end of a transaction.
 
@@ -298,21 +504,66 @@ class ProxySession:
             transaction.cause = transaction.cause or f"journal not written: {error}"
             if reply.positive and transaction.held and not transaction.forwarded:
                 reply = _LATER
+            event = transaction.ended(self._identifier, self._client, reply)
         if reply.permanent or reply.transient:
             transaction.take_back()
-        return self._end(reply)
+        self._close(transaction, event)
+        return reply
 
     def _end(self, reply: Reply, cause: str = "", *, heard: bool = True) -> Reply:
         """Close the transaction, whatever state it is in, and tell the observer."""
-        transaction, self._transaction = self._transaction, None
-        if transaction is None:
-            return reply
+        transaction = self._transaction
+        if transaction is not None:
+            transaction.cause = transaction.cause or cause
+            transaction.drop()
+            self._close(transaction, transaction.ended(self._identifier, self._client, reply if heard else None))
+        return reply
+
+    def _close(self, transaction: Transaction, event: TransactionEnded) -> None:
+        self._transaction = None
         transaction.drop()
         if transaction.quarantined is not None:
             transaction.quarantined.abandon()
-        transaction.cause = transaction.cause or cause
-        self._side.observer(transaction.ended(self._identifier, self._client, reply if heard else None))
-        return reply
+        if self._forwarded is not None:
+            # Postfix forgets what XFORWARD said at the end of a transaction, and says it anew for the next one.
+            self._forwarded = None
+            self._know_client()
+        self._side.observer(event)
+
+    # Who the client is.
+
+    @property
+    def _route(self) -> Route:
+        """The way of this client's messages to the next hop; another one after a reload that changed the next hop."""
+        if self._way is None or self._way.next_hop is not self._side.next_hop:
+            if self._way is not None:
+                self._way.close()
+            self._way = self._side.next_hop.route(self._forwarded or self._origin)
+        return self._way
+
+    def _know_client(self) -> None:
+        origin = self._forwarded or self._origin
+        if self._forwarded is None and self._address == UNIX_CLIENT and not origin.address:
+            address = UNIX_CLIENT
+        else:
+            address = origin.address or "unknown"
+        self._client = Client(address, clean(origin.helo), local=origin.source is Source.LOCAL)
+        if self._way is not None:
+            self._way.tell(origin)
+
+    def _whose(self) -> dict[str, object]:
+        return {"direction": self._side.direction, "client": self._client.address}
+
+    def _received(self, identifier: str) -> bytes:
+        """Return the trace field of a message. Source: RFC 5321 section 4.4; RFC 3848 for the protocol's name."""
+        origin = self._forwarded or self._origin
+        helo = origin.helo if _TOKEN.fullmatch(origin.helo) and origin.helo.isascii() else "unknown"
+        literal = f"IPv6:{origin.address}" if ":" in origin.address else origin.address or "unknown"
+        protocol = f"{origin.protocol or 'SMTP'}{'S' if self._tls and origin.protocol == 'ESMTP' else ''}"
+        date = format_datetime(datetime.fromtimestamp(self._side.clock(), UTC))
+        hostname = self._side.hostname.encode("ascii", "replace").decode()
+        by = f"by {hostname} with {protocol} id {identifier}"
+        return f"Received: from {helo} ([{literal}])\r\n\t{by};\r\n\t{date}\r\n".encode("ascii", "replace")
 
     @staticmethod
     def _takes(path: ReversePath | ForwardPath, mail_parameters: bytes) -> bool:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
+    from batv.access import Access
     from batv.config import SmtpSettings
     from batv.day import Day
     from batv.keyring import KeyRings
@@ -46,6 +48,9 @@ class Side:
         marks: whether status fields are put on and taken out.
         rings: returns the keys as they are now.
         next_hop: where the mail goes on to.
+        access: whose mail is taken.
+        xclient_from: peers that may say with XCLIENT who the client is.
+        xforward_from: peers that may say with XFORWARD who the client is.
         journal: keeps the records.
         quarantine: keeps forged bounces of domains that want it.
         observer: told of each transaction that has ended, and of what goes wrong.
@@ -60,6 +65,9 @@ class Side:
     marks: bool
     rings: Callable[[], KeyRings]
     next_hop: NextHop
+    access: Access
+    xclient_from: Sequence[IPv4Network | IPv6Network]
+    xforward_from: Sequence[IPv4Network | IPv6Network]
     journal: Recorder
     quarantine: Quarantine
     observer: Observer

@@ -1,38 +1,40 @@
-"""A transaction: who was named, what was decided, and what passes between it and the next hop.
+"""One transaction, and what of it passes to the next hop: the path that was decided on, the message, and nothing else.
 
 Rules:
 
-1. What goes to the next hop for recipients that are forwarded goes over one connection, which no other transaction has
-   meanwhile; a held recipient is asked about on another, and no transaction is left open there.
-2. MAIL may be said twice, on a second connection, when one that was kept for reuse turns out to be closed. Nothing else
-   is ever repeated. One limit holds for all that a command of the client takes, or it would not wait for the reply.
+1. What the stage returned is what the next hop hears: no path is taken apart or written anew here. The octets after
+   RCPT TO there are those of the Decision.
+2. A connection that was used before may have been closed since, which no server announces, and a server may break
+   down at any time: until the reply to MAIL, all that was said is said again on another connection. The client is
+   kept waiting no longer than `command_seconds` for all that, or it would not wait for the reply.
 3. After a fault nothing of what the client was promised stands: the transaction has failed, and ends in 451.
 4. A connection on which a message has begun is cut, not closed, unless the message has its dot.
 
-Source: RFC 5321 sections 3.3 and 4.1.4.
+Source: RFC 5321 sections 3.3 and 4.1.4; RFC 2920 section 3.1.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from batv.net.next_hop import NextHopConnection, NextHopFault
+from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
-from batv.smtp.header import HeaderPeek, StatusField
+from batv.smtp.header import StatusField
 from batv.verdict import FORGED, Decision, Disposition
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from batv.address import ForwardPath, ReversePath
     from batv.day import Day
     from batv.errors import BatvError
     from batv.keyring import KeyRings
-    from batv.net.next_hop import NextHop
+    from batv.net.connection import NextHopConnection
+    from batv.net.next_hop import Route
     from batv.proxy.side import Side
     from batv.smtp.extension import Capabilities
+    from batv.smtp.header import HeaderPeek
     from batv.smtp.reply import Reply
     from batv.stage import Client, Stage
     from batv.store.quarantine import QuarantinedMessage
@@ -51,9 +53,6 @@ _REFUSED_KEPT: Final = 100
 _OFFER_GONE: Final = "the next hop no longer offers what the client was told"
 
 
-ResultT = TypeVar("ResultT")
-
-
 @dataclass(slots=True)
 class Recipient:
     """One recipient that the client named.
@@ -61,12 +60,19 @@ class Recipient:
     Attributes:
         decision: what the stage said.
         given: the path as the client gave it.
+        parameters: those of RCPT, as written.
         reply: what the client was told.
+        held: whether the message is not to reach this recipient.
     """
 
     decision: Decision[ForwardPath]
     given: bytes
+    parameters: bytes
     reply: Reply
+    held: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held = self.decision.disposition in _HELD and self.decision.verdict in FORGED
 
     @property
     def accepted(self) -> bool:
@@ -74,9 +80,9 @@ class Recipient:
         return self.reply.positive
 
     @property
-    def held(self) -> bool:
-        """Whether the message is not to reach this recipient."""
-        return self.decision.verdict in FORGED and self.decision.disposition in _HELD
+    def command(self) -> bytes:
+        """The command that names the recipient to the next hop."""
+        return b"RCPT TO:%b%b" % (self.decision.path.octets, self.parameters)
 
 
 @dataclass(slots=True)
@@ -89,11 +95,14 @@ class Transaction:
         stage: who is asked about its paths.
         rings: the keys.
         day: the day in UTC.
-        next_hop: where the mail goes on to.
+        route: the way to the next hop.
         offered: what the client was told that the next hop can do.
         given: the reverse path as the client gave it.
         sender: what the stage said of it.
         parameters: those of MAIL, as written.
+        peek: reads what is wanted of the header.
+        tenants: the message must come from one of these tenants of Exchange Online; None if from anybody.
+        trace: a field that goes before the message.
         named: how many recipients the client named.
         recipients: those of them that were accepted, and the first of those that were not, in their order.
         status: value of the status field that the message is to carry, or None.
@@ -101,6 +110,7 @@ class Transaction:
         failed: whether it can only end in 451.
         receiving: whether the client was told to send the message.
         octets: octets of the message so far, as received.
+        relay: the server that it goes on to, or the servers that it might go to.
         quarantined: the copy for the quarantine, or None.
     """
 
@@ -109,11 +119,14 @@ class Transaction:
     stage: Stage
     rings: KeyRings
     day: Day
-    next_hop: NextHop
+    route: Route
     offered: Capabilities
     given: ReversePath
     sender: Decision[ReversePath]
     parameters: bytes
+    peek: HeaderPeek
+    tenants: frozenset[bytes] | None = None
+    trace: bytes = b""
     named: int = 0
     recipients: list[Recipient] = field(default_factory=list)
     status: bytes | None = None
@@ -121,11 +134,15 @@ class Transaction:
     failed: bool = False
     receiving: bool = False
     octets: int = 0
+    relay: str = ""
     quarantined: QuarantinedMessage | None = None
     _connection: NextHopConnection | None = None
+    _prelude: list[asyncio.Future[Reply]] = field(default_factory=list)
+    _mail: asyncio.Future[Reply] | None = None
+    _said: deque[tuple[Recipient, asyncio.Future[Reply]]] = field(default_factory=deque)
+    _until: float = 0.0
     _status_field: StatusField | None = None
     _last: bytes = b""
-    _peek: HeaderPeek = field(default_factory=HeaderPeek)
 
     @property
     def forwarded(self) -> list[Recipient]:
@@ -135,12 +152,17 @@ class Transaction:
     @property
     def held(self) -> list[Recipient]:
         """The recipients whom it is not to reach though the client was told that they are accepted."""
-        return [recipient for recipient in self.recipients if recipient.accepted and recipient.held]
+        return [recipient for recipient in self.recipients if recipient.held and recipient.accepted]
 
     @property
     def own_words(self) -> bool:
         """Whether the client hears our words for a 2yz of the next hop: replies must not tell what a tag is worth."""
         return self.side.direction is Direction.INBOUND and self.given.null
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether the next hop takes a command before it has answered the last one."""
+        return self._connection is not None and self._connection.pipelines
 
     def remember(self, recipient: Recipient) -> None:
         """Keep a recipient: an accepted one always, others up to a number, so that refusals do not fill the memory."""
@@ -149,37 +171,82 @@ class Transaction:
 
     # What is said to the next hop. Each raises NextHopFault where it is unreachable, silent, broken or gone.
 
-    async def open(self) -> Reply:
-        """Say MAIL, and return the reply."""
-        connection, reply = await self._within_limit(self._mail())
-        if reply.positive:
-            self._connection = connection
-        elif reply.intermediate:
-            connection.abort()
+    async def say_mail(self) -> None:
+        """Say MAIL, and do not wait for the reply."""
+        self._until = asyncio.get_running_loop().time() + self.route.settings.command_seconds
+        await self._say_mail(fresh=False)
+
+    async def mail_reply(self) -> Reply:
+        """Return the reply to MAIL; one that is not positive ends what the next hop knows of the transaction."""
+        reply = None
+        while reply is None:
+            try:
+                reply = await self._mail_reply()
+            except NextHopFault:
+                connection, self._connection = self._connection, None
+                if connection is None or not self.route.failed(connection) or self._seconds_left <= 0:
+                    raise
+                await self._say_mail(fresh=True)
+                said, self._said = self._said, deque()
+                for recipient, _ in said:
+                    self.say_rcpt(recipient)
+        self._prelude.clear()
+        if reply.intermediate:
+            self._cut()
             raise NextHopFault(f"the next hop answered MAIL with {reply}")
-        else:
-            self.next_hop.release(connection)
+        if not reply.positive:
+            # What was said ahead is answered by 503, or by a server that closes: neither is anybody's concern now.
+            said, self._said = self._said, deque()
+            if said:
+                await asyncio.wait([answer for _, answer in said])
+            connection, self._connection = self._standing, None
+            self.route.release(connection)
         return reply
 
-    async def ask(self, recipient: Recipient, parameters: bytes) -> Reply:
-        """Say RCPT with the path that was decided on, and return the reply."""
-        line = b"RCPT TO:%b%b" % (recipient.decision.path.octets, parameters)
-        if recipient.held:
-            reply = await self._ask_apart(line)
-        else:
-            connection = self._standing
-            if not self._still_offered(connection, parameters):
-                raise NextHopFault(_OFFER_GONE)
-            reply = await connection.command(line, self.next_hop.settings.command_seconds)
+    def say_rcpt(self, recipient: Recipient) -> None:
+        """Say RCPT with the path that was decided on, and do not wait for the reply."""
+        connection = self._standing
+        if not self._still_offered(connection, recipient.parameters):
+            raise NextHopFault(_OFFER_GONE)
+        self._said.append((recipient, connection.send(recipient.command, self.route.settings.command_seconds)))
+
+    async def rcpt_reply(self) -> Reply:
+        """Return the reply to the first RCPT whose reply was not waited for."""
+        recipient, answer = self._said.popleft()
+        reply = await answer
         if reply.intermediate:
+            self._cut()
             raise NextHopFault(f"the next hop answered RCPT with {reply}")
-        if reply.positive and not recipient.held:
+        if reply.positive:
             self.status = recipient.decision.status
+        return reply
+
+    async def ask_apart(self, recipient: Recipient) -> Reply:
+        """Ask about a held recipient on a connection of its own, and leave no transaction there."""
+        seconds = self.route.settings.command_seconds
+        connection: NextHopConnection | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                connection, reply = await self._mail_apart()
+                if not reply.positive:
+                    self.route.release(connection)
+                    return reply
+                reply = await connection.command(recipient.command, seconds)
+        except BaseException as error:
+            if connection is not None:
+                self.route.drop(connection)
+            if isinstance(error, TimeoutError):
+                raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
+            raise
+        if reply.intermediate:
+            self.route.drop(connection)  # whatever it waits for now, a command of ours it is not
+            raise NextHopFault(f"the next hop answered RCPT with {reply}")
+        await self._reset(connection)
         return reply
 
     async def open_content(self) -> Reply:
         """Say DATA, and return the reply."""
-        reply = await self._standing.command(b"DATA", self.next_hop.settings.data_seconds)
+        reply = await self._standing.command(b"DATA", self.route.settings.data_seconds)
         if reply.positive or (reply.intermediate and reply.code != START_CONTENT):
             raise NextHopFault(f"the next hop answered DATA with {reply}")
         if self.side.marks:
@@ -191,24 +258,29 @@ class Transaction:
 
         The last ones wait for the dot, and go with it.
         """
-        self._peek.feed(octets)
-        if self._connection is not None:
-            if self._status_field is not None:
-                octets = self._status_field.feed(octets)
-            if last:
-                self._last = octets
-            else:
-                await self._connection.write(octets, self.next_hop.settings.data_seconds)
+        self.peek.feed(octets)
+        if self._connection is None:
+            return
+        if self._status_field is not None:
+            octets = self._status_field.feed(octets)
+        if self.trace:
+            octets, self.trace = self.trace + octets, b""
+        if last:
+            self._last = octets
+        else:
+            await self._connection.write(octets, self.route.settings.data_seconds)
 
     async def send_dot(self) -> Reply:
         """End the message, and return the reply."""
         connection = self._standing
         held = self._status_field.finish() if self._status_field is not None else b""
-        reply = await connection.end_message(self._last + held, self.next_hop.settings.message_seconds)
+        answer = connection.end_message(self._last + held, self.route.settings.message_seconds)
+        self._last = held = b""  # the answer may be long in coming
+        reply = await answer
         if reply.intermediate:
             raise NextHopFault(f"the next hop answered the message with {reply}")
         self._connection = None
-        self.next_hop.release(connection)
+        self.route.release(connection)
         return reply
 
     async def reset(self) -> None:
@@ -220,12 +292,8 @@ class Transaction:
     def drop(self) -> None:
         """Give the connection up; a message under way stays without its dot."""
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if connection.usable and not self.receiving:
-            connection.close()
-        else:
-            connection.abort()
+        if connection is not None:
+            self.route.drop(connection, politely=not self.receiving)
 
     def take_back(self) -> None:
         """Take the message out of the quarantine again: the client keeps it after all."""
@@ -263,7 +331,7 @@ class Transaction:
             client: who spoke to us.
             reply: the last reply that the client got, or None if it got none.
         """
-        self._peek.finish()
+        self.peek.finish()
         said = printable(str(reply).encode()) if reply is not None else ""
         outbound = self.side.direction is Direction.OUTBOUND
         outcomes = []
@@ -288,10 +356,10 @@ class Transaction:
             helo=client.name,
             reverse_path=printable(self.given.octets),
             recipients=tuple(outcomes),
-            message_id=printable(self._peek.message_id),
+            message_id=printable(self.peek.message_id),
             unnamed=self.named - len(self.recipients),
             size=self.octets,
-            relay=str(self.next_hop),
+            relay=self.relay or str(self.route),
             reply=said,
             cause=self.cause,
             null_sender=self.given.null,
@@ -300,8 +368,18 @@ class Transaction:
     # Parts.
 
     @property
-    def _mail_line(self) -> bytes:
+    def _mail_command(self) -> bytes:
         return b"MAIL FROM:%b%b" % (self.sender.path.octets, self.parameters)
+
+    def _cut(self) -> None:
+        """Cut the connection: whatever the next hop waits for now, a command of ours it is not."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.route.drop(connection)
+
+    @property
+    def _seconds_left(self) -> float:
+        return self._until - asyncio.get_running_loop().time()
 
     @property
     def _standing(self) -> NextHopConnection:
@@ -309,69 +387,88 @@ class Transaction:
             raise NextHopFault(self.cause or "the next hop is gone")
         return self._connection
 
-    async def _acquire(self, *, fresh: bool = False) -> NextHopConnection:
-        connection = await self.next_hop.acquire(fresh=fresh)
+    async def _say_mail(self, *, fresh: bool) -> None:
+        connection = await self._acquire(fresh=fresh)
+        self._connection = connection
+        self.relay = self.route.server(connection)
+        seconds = self.route.settings.command_seconds
+        if not connection.reused:
+            seconds = max(self._seconds_left, 0)
+        self._prelude = []
+        for line in self.route.prelude(connection, self.identifier):
+            answer = connection.send(line, seconds)
+            self._prelude.append(answer)
+            if not connection.pipelines:
+                await asyncio.wait((answer,))
+        self._mail = connection.send(self._mail_command, seconds)
+
+    async def _mail_reply(self) -> Reply:
+        for answer in self._prelude:
+            _check_prelude(await answer)
+        assert self._mail is not None  # noqa: S101 -- say_mail comes before
+        return await self._mail
+
+    async def _acquire(self, *, fresh: bool) -> NextHopConnection:
+        connection = None if fresh else self.route.at_hand()
+        if connection is None:
+            try:
+                async with asyncio.timeout_at(self._until):
+                    connection = await self.route.acquire(fresh=fresh)
+            except TimeoutError as error:
+                seconds = self.route.settings.command_seconds
+                raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
         if self._still_offered(connection, self.parameters):
             return connection
-        self.next_hop.release(connection)
+        self.route.release(connection)
         raise NextHopFault(_OFFER_GONE)
 
     def _still_offered(self, connection: NextHopConnection, parameters: bytes) -> bool:
         return not parameters or connection.capabilities.carries(parameters, self.offered)
 
-    async def _within_limit(self, said: Coroutine[Any, Any, ResultT]) -> ResultT:
-        seconds = self.next_hop.settings.command_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                return await said
-        except TimeoutError as error:
-            raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
-
-    async def _mail(self) -> tuple[NextHopConnection, Reply]:
+    async def _mail_apart(self) -> tuple[NextHopConnection, Reply]:
         """Say MAIL on a connection that has no transaction, and return both it and the reply."""
-        line, seconds = self._mail_line, self.next_hop.settings.command_seconds
-        connection = await self._acquire()
-        try:
-            return connection, await _said(connection, line, seconds)
-        except NextHopFault:
-            if not connection.reused:
+        seconds = self.route.settings.command_seconds
+        fresh = False
+        while True:
+            connection = await self.route.acquire(fresh=fresh)
+            try:
+                reply = await self._mail_on(connection, seconds)
+            except NextHopFault:
+                if not self.route.failed(connection):
+                    raise
+                fresh = True
+            except BaseException:
+                self.route.drop(connection)
                 raise
-        # It was closed while nobody used it, which no server announces.
-        connection = await self._acquire(fresh=True)
-        return connection, await _said(connection, line, seconds)
+            else:
+                return connection, reply
 
-    async def _ask_apart(self, rcpt: bytes) -> Reply:
-        """Ask about a recipient on a connection of its own, and leave no transaction there."""
-        connection, mail, reply = await self._within_limit(self._mail_and_rcpt(rcpt))
+    async def _mail_on(self, connection: NextHopConnection, seconds: float) -> Reply:
+        if not self._still_offered(connection, self.parameters):
+            raise NextHopFault(_OFFER_GONE)
+        for line in self.route.prelude(connection, self.identifier):
+            _check_prelude(await connection.command(line, seconds))
+        reply = await connection.command(self._mail_command, seconds)
         if reply.intermediate:
-            connection.abort()  # whatever it waits for now, a command of ours it is not
-        elif mail.positive:
-            await self._reset(connection)
-        else:
-            self.next_hop.release(connection)
+            raise NextHopFault(f"the next hop answered MAIL with {reply}")
         return reply
 
-    async def _mail_and_rcpt(self, rcpt: bytes) -> tuple[NextHopConnection, Reply, Reply]:
-        connection, mail = await self._mail()
-        if not mail.positive:
-            return connection, mail, mail
-        return connection, mail, await _said(connection, rcpt, self.next_hop.settings.command_seconds)
-
     async def _reset(self, connection: NextHopConnection) -> None:
-        seconds = min(self.next_hop.settings.command_seconds, _RESET_SECONDS)
+        seconds = min(self.route.settings.command_seconds, _RESET_SECONDS)
         try:
-            reply = await _said(connection, b"RSET", seconds)
-        except NextHopFault:
-            return
+            reply = await connection.command(b"RSET", seconds)
+        except BaseException as error:
+            self.route.drop(connection)
+            if isinstance(error, NextHopFault):
+                return
+            raise
         if reply.positive:
-            self.next_hop.release(connection)
+            self.route.release(connection)
         else:
-            connection.abort()
+            self.route.drop(connection)
 
 
-async def _said(connection: NextHopConnection, line: bytes, seconds: float) -> Reply:
-    try:
-        return await connection.command(line, seconds)
-    except BaseException:
-        connection.abort()
-        raise
+def _check_prelude(reply: Reply) -> None:
+    # Who goes on without it may be taken for whom it announced last.
+    if not reply.positive:
+        raise NextHopFault(f"the next hop answered XFORWARD with {reply}")

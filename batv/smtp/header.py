@@ -25,7 +25,10 @@ _CONTINUES = re.compile(rb"\.?[ \t]")
 _UNDECIDED_OCTETS: Final = 2048
 """Octets of a line without an end that are held back; more than enough to see whose field it is."""
 
-_PEEK_OCTETS: Final = 16_384
+_PEEK_OCTETS: Final = 65_536
+"""Enough for a hundred Received fields, and a bound for what a message costs that is all header."""
+
+_TENANT = re.compile(rb"(?m)^\.?x-ms-exchange-crosstenant-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]*+)")
 _MESSAGE_ID = re.compile(rb"(?im)^\.?Message-ID[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]{1,998})")
 
 
@@ -117,33 +120,53 @@ class StatusField:
 
 
 class HeaderPeek:
-    """Reads the Message-ID out of the first 16 KiB of a message."""
+    """Reads a few fields out of the header of a message, or of its first octets where the header is longer.
 
-    __slots__ = ("_seen", "message_id")
+    Args:
+        limit: how many octets are looked at.
 
-    def __init__(self) -> None:
-        self._seen: bytes | None = b""
+    Attributes:
+        message_id: value of Message-ID; empty if there is none.
+        hops: how many Received fields there are.
+        tenants: values of X-MS-Exchange-CrossTenant-Id, in lower case; read on `read_tenants` only.
+        done: whether all was seen that is looked at.
+    """
+
+    __slots__ = ("_limit", "_reads_tenants", "_seen", "done", "hops", "message_id", "tenants")
+
+    def __init__(self, limit: int = _PEEK_OCTETS, *, read_tenants: bool = False) -> None:
         self.message_id = b""
+        self.hops = 0
+        self.tenants: frozenset[bytes] = frozenset()
+        self.done = False
+        self._limit = limit
+        self._reads_tenants = read_tenants
+        self._seen = b""
 
     def feed(self, octets: bytes) -> None:
         """Look at the next octets of the message."""
-        if self._seen is None:
+        if self.done:
             return
-        seen = self._seen + octets[:_PEEK_OCTETS]
-        end = 0 if seen.startswith(b"\r\n") else seen.find(b"\r\n\r\n")
-        if end < 0 and len(seen) < _PEEK_OCTETS:
-            self._seen = seen
-            return
-        self._seen = None
-        self._read(seen if end < 0 else seen[: end + 2])
+        seen = self._seen + octets[: self._limit] if self._seen else octets[: self._limit]
+        end = 0 if seen.startswith(b"\r\n") else seen.find(b"\r\n\r\n", max(len(self._seen) - 3, 0))
+        self._seen = seen
+        if end >= 0 or len(seen) >= self._limit:
+            self._read(seen if end < 0 else seen[: end + 2])
 
     def finish(self) -> None:
         """Take what was seen as all there is."""
-        if self._seen is not None:
+        if not self.done:
             self._read(self._seen)
-            self._seen = None
 
     def _read(self, header: bytes) -> None:
-        match = _MESSAGE_ID.search(header)
+        self.done = True
+        self._seen = b""
+        folded = b"\n" + header.lower()
+        # A pattern costs as much as the relay of the message, so it is begun where the name was found.
+        at = folded.find(b"message-id")
+        match = _MESSAGE_ID.search(header, max(at - 2, 0)) if at >= 0 else None
         if match is not None:
             self.message_id = match[1].strip()
+        self.hops = folded.count(b"\nreceived:") + folded.count(b"\n.received:")
+        if self._reads_tenants:
+            self.tenants = frozenset(value.strip() for value in _TENANT.findall(folded))

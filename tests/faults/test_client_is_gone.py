@@ -88,7 +88,7 @@ def test_half_a_message_gets_no_dot(
 
 
 _DOT_ON_ABORT: Final = """
-from batv.net.next_hop import NextHopConnection
+from batv.net.connection import NextHopConnection
 def finish(self):
     if self._transport is not None and not self._transport.is_closing():
         self._transport.write(b"\\r\\n.\\r\\n")

@@ -270,7 +270,7 @@ def test_a_silent_next_hop_is_not_waited_for_twice(
 
 
 _EARLY_250: Final = """
-from batv.net.next_hop import NextHopConnection
+from batv.net.connection import NextHopConnection
 from batv.smtp.reply import Reply
 async def early(self, octets, seconds):
     await self.write(octets + b".\\r\\n", seconds)
@@ -278,26 +278,24 @@ async def early(self, octets, seconds):
 NextHopConnection.end_message = early
 """
 _SWALLOWED_4YZ: Final = """
-from batv.net.next_hop import NextHopConnection
-from batv.smtp.reply import Reply
-def swallowing(said):
-    async def swallow(self, octets, seconds):
-        reply = await said(self, octets, seconds)
-        return Reply.of(250, "2.0.0 never mind") if reply.transient else reply
-    return swallow
-NextHopConnection.command = swallowing(NextHopConnection.command)
-NextHopConnection.end_message = swallowing(NextHopConnection.end_message)
+from batv.smtp.reply import Reply, ReplyParser
+feed = ReplyParser.feed
+def swallow(self, octets):
+    for reply in feed(self, octets):
+        yield Reply.of(250, "2.0.0 never mind") if reply.transient else reply
+ReplyParser.feed = swallow
 """
 _FAULT_TO_5YZ: Final = """
-from batv.net.next_hop import NextHopConnection, NextHopFault
+from batv.net.connection import NextHopFault
+from batv.proxy.transaction import Transaction
 from batv.smtp.reply import Reply
-command = NextHopConnection.command
-async def harsh(self, line, seconds):
+mail_reply = Transaction.mail_reply
+async def harsh(self):
     try:
-        return await command(self, line, seconds)
+        return await mail_reply(self)
     except NextHopFault:
         return Reply.of(554, "5.3.0 broken")
-NextHopConnection.command = harsh
+Transaction.mail_reply = harsh
 """
 
 

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from batv.access import name_matches
 from batv.config import NextHopTls
 from batv.errors import BatvError, ConfigError, UnsafeFileError
-from batv.net.tls import certificate_names, client_context, describe, name_matches, server_context
+from batv.net.tls import certificate_names, client_context, describe, server_context
 from tests.support.certificates import Authority
 
 if TYPE_CHECKING:
