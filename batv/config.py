@@ -529,7 +529,9 @@ class SmtpSettings(_Section):
     data_seconds: Seconds = Field(
         180, description="seconds between two pieces of a message (RFC 5321 section 4.5.3.2.5); against stalled senders"
     )
-    max_connections: int = Field(2000, ge=1, description="connections at once on each listener; against floods")
+    max_connections: int = Field(
+        2000, ge=1, description="connections at once on each listener, in each worker; against floods"
+    )
     max_connections_per_client: int = Field(
         0, ge=0, description="connections at once from one address; 0: as many as `max_connections`"
     )
