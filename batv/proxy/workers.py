@@ -249,8 +249,9 @@ class Supervisor:
                 post.due = time.monotonic()
         if all(post.listens for post in self._posts):
             self._ready = True
-            for direction, address in self._holder.addresses():
-                self._notice(Level.INFO, "listening", direction=direction, address=address)
+            for place in self._holder.places():
+                tls = {"tls": "yes"} if place.tls else {}
+                self._notice(Level.INFO, "listening", direction=place.direction, address=place.endpoint, **tls)
             self._notice(Level.INFO, "ready", workers=len(self._posts))
 
     # Workers.
@@ -410,10 +411,10 @@ class _Holder:
         self._held.clear()
         return listeners
 
-    def addresses(self) -> list[tuple[Direction, Endpoint]]:
+    def places(self) -> list[_Place]:
         """Return where there is a proxy, with the ports that the system chose."""
         return [
-            (place.direction, place.endpoint if place.endpoint.path else _bound(each))
+            place if place.endpoint.path else replace(place, endpoint=_bound(each))
             for place, held in self._held.items()
             for each in held
         ]

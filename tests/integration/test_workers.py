@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import stat
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 
 from batv.keyring import Key, Secret
 from batv.store.rings import RingStore
+from tests.support.certificates import Authority
 from tests.support.next_hop import RecordingNextHop
 from tests.support.port import free_port
 from tests.support.service import LOOPS, SERVE, ServiceProcess, today
@@ -132,6 +134,27 @@ def test_both_workers_serve_one_unix_socket(next_hop: RecordingNextHop, tmp_path
         service.stop()
         assert service.wait() == 0
     assert not path.exists()
+
+
+def test_a_port_for_tls_is_not_one_without(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Where both are left to the system, a worker must not answer a handshake with a greeting, nor wait for one."""
+    certificate, key = Authority(tmp_path).issue("mx.example.com")
+    service = ServiceProcess(tmp_path, next_hop.address, _TWO)
+    text = service.config.read_text().replace(
+        "[inbound]\n",
+        f'[inbound]\nlisten_tls = ["127.0.0.1:0"]\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n',
+    )
+    service.config.write_text(text)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(tmp_path / "ca.pem")
+    with service, ExitStack() as stack:
+        plain, encrypted = re.findall(r"(?m)direction=inbound, address=127\.0\.0\.1:(\d+)(, tls=yes)?$", service.log)
+        assert (plain[1], encrypted[1]) == ("", ", tls=yes")
+        client_of_each(service, ("127.0.0.1", int(plain[0])), stack)
+        for _ in range(8):
+            connection = socket.create_connection(("127.0.0.1", int(encrypted[0])), timeout=30)
+            with context.wrap_socket(connection, server_hostname="mx.example.com") as client:
+                assert client.recv(4) == b"220 "
 
 
 def test_one_worker_is_one_process_without_a_supervisor(next_hop: RecordingNextHop, tmp_path: Path) -> None:
