@@ -425,6 +425,24 @@ def test_a_change_whose_disk_fails_at_any_system_call_is_made_or_not_made_and_sa
     assert failed > 10
 
 
+@pytest.mark.strace
+def test_a_new_ring_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_lock_is_free(site: Site) -> None:
+    """What a killed process leaves in memory a power cut takes: only the order of these calls keeps it whole then."""
+    whole = site.run()
+    steps = [call.name.removesuffix("at") for call in whole.calls]
+    renamed = _until_renamed(whole.calls)
+    assert [step for step in steps[renamed - 4 : renamed + 4] if step != "fchmod"][-7:] == [
+        "write",
+        "fsync",
+        "close",
+        "rename",
+        "fsync",
+        "close",
+        "close",
+    ]
+    assert steps.index("flock") < renamed
+
+
 # A crowd.
 
 _CROWD: Final = """

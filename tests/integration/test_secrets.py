@@ -21,7 +21,7 @@ import pytest
 
 from batv.address import Mailbox
 from batv.cli import Site
-from batv.keyring import Key, KeyRing, KeyRings, Secret
+from batv.keyring import Key, KeyRings, Secret
 from batv.smtp.auth import Credentials
 from batv.store.rings import RingStore, ring_octets
 from batv.tag import take_off
