@@ -437,6 +437,11 @@ class ClientCertificate(_Section):
         " against other tenants, which show the same certificate",
     )
 
+    @property
+    def spellings(self) -> frozenset[bytes]:
+        """The domains; an internationalised one under both of its spellings."""
+        return frozenset(spelling for name in self.domains for spelling in _spellings(name))
+
 
 class OutboundSettings(_ListenerSettings):
     """The proxy that signs."""

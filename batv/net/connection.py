@@ -165,15 +165,20 @@ class NextHopConnection(asyncio.Protocol):
         """
         return self._ask(line + b"\r\n", line, seconds)
 
-    async def command(self, line: bytes, seconds: float) -> Reply:
+    async def command(self, line: bytes, seconds: float, *, shown: bytes | None = None) -> Reply:
         """Send a command line, without its line end, and return the reply to it.
+
+        Args:
+            line: the command.
+            seconds: how long the reply may take.
+            shown: what a fault says instead of the line, where that holds a secret.
 
         Raises:
             NextHopFault: there is none within so many seconds.
         """
         if line == b"RSET":
             self.burden += 1
-        return await self._ask(line + b"\r\n", line, seconds)
+        return await self._ask(line + b"\r\n", line if shown is None else shown, seconds)
 
     def end_message(self, octets: bytes, seconds: float) -> asyncio.Future[Reply]:
         """Send the last octets of a message and the final dot, and return what the reply will be.
@@ -208,21 +213,22 @@ class NextHopConnection(asyncio.Protocol):
         """
         self._write(octets)
 
-    async def start_tls(self, context: ssl.SSLContext, name: str | None, seconds: float) -> None:
+    async def start_tls(self, context: ssl.SSLContext, name: str | None, seconds: float, *, first: bool) -> None:
         """Go on in TLS.
 
         Args:
             context: what is demanded of the server.
             name: the name that its certificate must have, if the context verifies one.
             seconds: how long the handshake may take.
+            first: whether nothing comes before it, not even a greeting.
 
         Raises:
             TlsFault: the handshake failed.
             NextHopFault: the connection broke.
         """
         self._raise_fault()
-        if not self._parser.idle or self._transport is None:
-            raise TlsFault("the next hop sent something in clear after it had agreed to TLS")
+        if not self._parser.idle or self._transport is None or (first and self._greeting.done()):
+            raise TlsFault("the next hop sent something in clear before TLS, or after it had agreed to it")
         try:
             transport = await self._loop.start_tls(
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=seconds

@@ -41,6 +41,7 @@ _MAX_BURDEN: Final = 5
 _MORE_WANTED: Final = 334
 _OURSELVES: Final = Origin()
 _HELO: Final = re.compile(r"[!-~]{1,255}")
+_STATUS: Final = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _PROXY: Final = {Announce.PROXY_V1: proxy_v1, Announce.PROXY_V2: proxy_v2}
 
 
@@ -185,11 +186,15 @@ class Destination:
             if self._link.announce in _PROXY:
                 connection.tell(_PROXY[self._link.announce](origin or _OURSELVES))
             if encrypted and self._link.tls is NextHopTls.IMPLICIT:
-                await self._encrypt(connection)
+                await self._encrypt(connection, first=True)
             _positive("the connection", await connection.greeting())
             await self._hello(connection)
             if encrypted and self._link.tls is not NextHopTls.IMPLICIT:
-                await self._start_tls(connection)
+                try:
+                    await self._start_tls(connection)
+                except NextHopFault as fault:
+                    # However it ends: a server that closes, or is silent, has no TLS for us either.
+                    raise fault if isinstance(fault, TlsFault) else TlsFault(str(fault)) from fault
             if self._link.credentials is not None:
                 await self._log_in(connection, self._link.credentials)
         except BaseException:
@@ -237,27 +242,30 @@ class Destination:
         reply = await connection.command(b"STARTTLS", self._settings.connect_seconds)
         if not reply.positive:
             raise TlsFault(f"the next hop answered STARTTLS with {reply}")
-        await self._encrypt(connection)
+        await self._encrypt(connection, first=False)
         await self._hello(connection)
 
-    async def _encrypt(self, connection: NextHopConnection) -> None:
+    async def _encrypt(self, connection: NextHopConnection, *, first: bool) -> None:
         if self._link.context is None:  # pragma: no cover -- who sets tls sets the context
             raise TlsFault("there is no TLS context")
         name = self._link.name or self.endpoint.host or None
-        await connection.start_tls(self._link.context, name, self._settings.connect_seconds)
+        await connection.start_tls(self._link.context, name, self._settings.connect_seconds, first=first)
 
     async def _log_in(self, connection: NextHopConnection, credentials: Credentials) -> None:
         mechanism = choose(mechanisms(connection.capabilities.keywords.get(b"AUTH", b"")))
         if mechanism is None:
             raise NextHopFault("the next hop offers neither AUTH PLAIN nor AUTH LOGIN")
         lines = auth_lines(mechanism, credentials)
-        reply = await connection.command(lines[0], self._settings.connect_seconds)
+        reply = await connection.command(lines[0], self._settings.connect_seconds, shown=b"AUTH")
         for line in lines[1:]:
             if reply.code != _MORE_WANTED:
                 break
-            reply = await connection.command(line, self._settings.connect_seconds)
+            reply = await connection.command(line, self._settings.connect_seconds, shown=b"AUTH")
         if not reply.positive:
-            raise NextHopFault(f"the next hop does not let us log in: {reply}")
+            # Its text stays out of the log: there are servers that repeat what they do not like.
+            status = _STATUS.match(reply.texts[0])
+            said = f"{reply.code} {status[0].decode()}" if status is not None else str(reply.code)
+            raise NextHopFault(f"the next hop does not let us log in: {said}")
         # A server may offer more to whom it knows.
         await self._hello(connection)
 

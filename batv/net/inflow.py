@@ -55,6 +55,11 @@ class Inflow:
         self._wake()
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended
+
+    @property
     def empty(self) -> bool:
         """Whether everything that came was read."""
         return not self._came

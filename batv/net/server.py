@@ -463,7 +463,11 @@ class ClientConnection(SMTP):
         transport = cast("asyncio.Transport | None", self.transport)
         if context is None or transport is None:
             raise ConnectionResetError("no TLS context, or no connection")
+        if transport.is_closing() or self._inflow.ended:
+            raise ConnectionResetError("the client closed the connection before the TLS handshake")
         seconds = min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds)
+        # What comes before the task has put its protocol in place would come to ours, and be lost.
+        transport.pause_reading()
         starting = self.loop.create_task(
             self.loop.start_tls(transport, self, context, server_side=True, ssl_handshake_timeout=seconds)
         )

@@ -450,10 +450,7 @@ def _ends(listener: OutboundSettings | InboundSettings) -> _Ends:
         tls = server_context(listener.tls_certificate, listener.tls_key, listener.tls_client_ca)
     access = Access()
     if isinstance(listener, OutboundSettings):
-        holders = tuple(
-            Holder(each.name, frozenset(map(str.encode, each.domains)), each.tenant)
-            for each in listener.client_certificates
-        )
+        holders = tuple(Holder(each.name, each.spellings, each.tenant) for each in listener.client_certificates)
         access = Access(listener.clients, holders)
     context, credentials = None, None
     if listener.next_hop_tls is not NextHopTls.OFF:

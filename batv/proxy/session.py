@@ -116,9 +116,11 @@ class ProxySession:
     def __init__(self, side: Side, address: str, origin: Origin) -> None:
         self._side = side
         self._address = address
+        self._ends = origin
         self._origin = origin
         self._forwarded: Origin | None = None
         self._client = Client(address)
+        self._names: frozenset[str] = frozenset()
         self._named: list[Holder] = []
         self._may_send = side.access.by_network(address)
         self._tls = ""
@@ -173,10 +175,14 @@ class ProxySession:
             tls: version and cipher.
             names: those of the client's certificate, if one was verified.
         """
+        self._end(_OK, heard=False)
         self._tls = tls
+        self._names = names
         self._named = self._side.access.by_certificate(names)
         self._greeted = False
-        self._end(_OK, heard=False)
+        self._origin, self._forwarded = self._ends, None
+        self._may_send = self._side.access.by_network(self._address)
+        self._know_client()
 
     async def xclient(self, argument: bytes) -> Reply:
         """Answer XCLIENT: a listed peer says who the client is, and the session begins anew for that client."""
@@ -552,7 +558,10 @@ class ProxySession:
             self._way.tell(origin)
 
     def _whose(self) -> dict[str, object]:
-        return {"direction": self._side.direction, "client": self._client.address}
+        whose: dict[str, object] = {"direction": self._side.direction, "client": self._client.address}
+        if self._side.access.holders:
+            whose["certificate"] = " ".join(printable(name.encode()) for name in sorted(self._names)) or "none"
+        return whose
 
     def _received(self, identifier: str) -> bytes:
         """Return the trace field of a message. Source: RFC 5321 section 4.4; RFC 3848 for the protocol's name."""

@@ -128,7 +128,8 @@ class HeaderPeek:
     Attributes:
         message_id: value of Message-ID; empty if there is none.
         hops: how many Received fields there are.
-        tenants: values of X-MS-Exchange-CrossTenant-Id, in lower case; read on `read_tenants` only.
+        tenants: values of X-MS-Exchange-CrossTenant-Id, in lower case; read on `read_tenants` only, and only where the
+            limit leaves out nothing of the header.
         done: whether all was seen that is looked at.
     """
 
@@ -151,14 +152,14 @@ class HeaderPeek:
         end = 0 if seen.startswith(b"\r\n") else seen.find(b"\r\n\r\n", max(len(self._seen) - 3, 0))
         self._seen = seen
         if end >= 0 or len(seen) >= self._limit:
-            self._read(seen if end < 0 else seen[: end + 2])
+            self._read(seen if end < 0 else seen[: end + 2], whole=end >= 0)
 
     def finish(self) -> None:
         """Take what was seen as all there is."""
         if not self.done:
             self._read(self._seen)
 
-    def _read(self, header: bytes) -> None:
+    def _read(self, header: bytes, *, whole: bool = True) -> None:
         self.done = True
         self._seen = b""
         folded = b"\n" + header.lower()
@@ -168,5 +169,6 @@ class HeaderPeek:
         if match is not None:
             self.message_id = match[1].strip()
         self.hops = folded.count(b"\nreceived:") + folded.count(b"\n.received:")
-        if self._reads_tenants:
+        # Behind what was looked at another tenant might be named.
+        if self._reads_tenants and whole:
             self.tenants = frozenset(value.strip() for value in _TENANT.findall(folded))
