@@ -82,10 +82,10 @@ def test_no_wrong_octet_makes_another_ring(store: RingStore, sample: Sample) -> 
         for flip in (*flips, *others):
             found = found_with(store, octets[:at] + bytes((octets[at] ^ flip,)) + octets[at + 1 :])
             if found is not None:
-                # JSON does not tell one white space from another.
+                # JSON does not tell one white space from another, nor -0 from 0.
                 assert found == RING, (at, flip)
                 assert octets[at : at + 1].isspace(), (at, flip)
-                assert bytes((octets[at] ^ flip,)).isspace(), (at, flip)
+                assert bytes((octets[at] ^ flip,)) in {b" ", b"\t", b"\r", b"\n", b"-"}, (at, flip)
 
 
 def test_a_ring_whose_end_became_nul_is_refused(store: RingStore) -> None:
