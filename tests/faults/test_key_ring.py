@@ -73,6 +73,7 @@ def test_a_ring_cut_short_at_any_octet_is_refused(store: RingStore) -> None:
     assert found_with(store, octets) == RING
 
 
+@pytest.mark.timeout(600)
 def test_no_wrong_octet_makes_another_ring(store: RingStore, sample: Sample) -> None:
     """A wrong secret would make every genuine bounce look forged; a ring that is read is the one that was written."""
     octets = store.path(None).read_bytes()
