@@ -345,7 +345,12 @@ class ClientConnection(SMTP):
         """Do nothing: aiosmtpd would set a timer here that our own deadline stands for."""
 
     def _timeout_cb(self) -> None:
-        self._send_away(_TIMEOUT)
+        if self._conversation is not None:
+            self._send_away(_TIMEOUT)
+            return
+        # A peer that sends no PROXY header would hand on to some client what we say.
+        self._complain_of_header("none came in time")
+        self._close()
 
     def _send_away(self, reply: Reply) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
@@ -436,11 +441,14 @@ class ClientConnection(SMTP):
         self._deadline.set(min(_PROXY_SECONDS, self._door.settings.command_seconds))
         found = await get_proxy(self._inflow)
         self._deadline.lift()
-        if not found.valid or (found.whole_raw and self._lost):
-            fields = {"client": self._address, "cause": printable(str(found.error).encode("utf-8", "backslashreplace"))}
-            self._door.observer(Notice(Level.WARNING, "no PROXY header from a peer that must send one", fields))
+        if self._lost:
+            # Load balancers look whether we are there, and go.
+            raise ConnectionResetError("the peer is gone")
+        told = found.command != V2_CMD.LOCAL and found.family in {AF.INET, AF.INET6}
+        if not found.valid or (told and found.src_addr is None):
+            self._complain_of_header(str(found.error) or "it tells no address")
             raise ConnectionResetError("no PROXY header")
-        if found.command == V2_CMD.LOCAL or found.family not in {AF.INET, AF.INET6}:
+        if not told:
             return ends
         self._address = str(found.src_addr)
         return Origin(
@@ -449,6 +457,10 @@ class ClientConnection(SMTP):
             destination_address=str(found.dst_addr),
             destination_port=found.dst_port,
         )
+
+    def _complain_of_header(self, cause: str) -> None:
+        fields = {"client": self._address, "cause": printable(cause.encode("utf-8", "backslashreplace"))}
+        self._door.observer(Notice(Level.WARNING, "no PROXY header from a peer that must send one", fields))
 
     async def _start_tls(self, begun: bytes) -> None:
         """Go on in TLS.
@@ -778,4 +790,5 @@ def _feed(transport: asyncio.Transport, octets: bytes) -> None:
 
 
 # aiosmtpd logs each connection, command and reply; ours is one line a transaction, without what clients say.
-logging.getLogger("mail.log").setLevel(logging.ERROR)
+for _logger in ("mail.log", "mail.debug"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)

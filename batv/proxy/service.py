@@ -283,8 +283,10 @@ class Service:
 
     def _converse(self, proxy: _Proxy, address: str, origin: Origin) -> ProxySession | Reply:
         side = proxy.side
-        # A certificate, or a peer that speaks for others, may say more; then it is settled at MAIL.
-        if side.access.by_network(address) or side.access.holders or within(address, side.xclient_from):
+        # A certificate, or a peer that speaks for others, may say more; then it is settled at MAIL. A load balancer
+        # that speaks for itself looks whether we are there.
+        speakers = (*side.xclient_from, *proxy.door.proxy_protocol_from)
+        if side.access.by_network(address) or side.access.holders or within(address, speakers):
             return ProxySession(side, address, origin)
         self._notice(Level.WARNING, "client not allowed", direction=proxy.direction, client=address)
         return _NOT_ALLOWED

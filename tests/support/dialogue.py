@@ -21,11 +21,14 @@ The first line names the proxy and says the rule in a sentence. `@` lines are th
 | `C< (closed)`, `N: (closed)` | the proxy has closed that connection |
 | `J: PATH VERDICT DISPOSITION REPLY` | the next line of the journal; the reply's beginning |
 | `Q: text` | the one message in quarantine, new since the last `Q`, has this line; `(none)`: there is no message |
+| `A: ADDRESS NAME` | the transaction that ended last came from this client, which called itself so in EHLO or HELO |
+| `L: text` | the next warning or error in the log says this; `(none)`: there is no further one |
 
 Heading:
 
 - `@ smtp.bare_newlines = "reject"`: any setting, as TOML
 - `@ next hop offers SIZE 1000, DSN`: its EHLO keywords; `@ next hop 2 offers ...`: on that connection alone
+- `@ next hop speaks LMTP`: and is greeted with LHLO
 - `@ next hop is down`; `@ next hop greets by hand`: else each connection is greeted and its EHLO answered
 - `@ no key signs`: else key 3 does
 - `@ client says HELO`, `@ client says nothing`: else the client hears the greeting, says EHLO and gets the answer
@@ -51,7 +54,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from batv.observe.event import Direction, printable
+from batv.observe.event import Direction, Level, Notice, TransactionEnded, printable
 from batv.tag import shorten
 from tests.support.relay import (
     SILENT_RING,
@@ -80,10 +83,10 @@ _CLOSED: Final = b"(closed)"
 _DEFAULT_OFFER: Final = (b"SIZE 10240000", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES", b"PIPELINING")
 
 _TITLE = re.compile(r"# (outbound|inbound): (\S.*)")
-_STEP = re.compile(r"([CNnJQ])([1-9]?)(:|<\||[|<!]) ?(.*)")
+_STEP = re.compile(r"([CNnJQAL])([1-9]?)(:|<\||[|<!]) ?(.*)")
 _OFFER = re.compile(r"next hop (?:([1-9]) )?offers(?: (.*))?")
 _PLACEHOLDER = re.compile(rb"\{([A-Z]+) ([^{}]*)\}")
-_KINDS: Final = {"C:", "C|", "C<", "C<|", "C!", "N:", "N|", "n:", "n|", "n!", "J:", "Q:"}
+_KINDS: Final = {"C:", "C|", "C<", "C<|", "C!", "N:", "N|", "n:", "n|", "n!", "J:", "Q:", "A:", "L:"}
 
 
 class DialogueError(AssertionError):
@@ -96,7 +99,7 @@ class Step:
 
     Attributes:
         line: number of its first line in the file.
-        kind: who and how: `C:`, `C<`, `C!`, `N:`, `n:`, `n!`, `J:` or `Q:`.
+        kind: who and how: `C:`, `C<`, `C!`, `N:`, `n:`, `n!`, `J:`, `Q:`, `A:` or `L:`.
         octets: what; line ends included.
         connection: which of the next hop's connections, from 1.
     """
@@ -121,6 +124,7 @@ class Dialogue:
         client: what the client says first: EHLO, HELO or nothing.
         up: whether there is a next hop.
         greets: whether its connections are greeted without being told.
+        lmtp: whether it speaks LMTP.
         signs: whether the ring has a key that signs.
     """
 
@@ -133,6 +137,7 @@ class Dialogue:
     client: str = "EHLO"
     up: bool = True
     greets: bool = True
+    lmtp: bool = False
     signs: bool = True
 
 
@@ -177,6 +182,7 @@ def parse(text: str, name: str) -> Dialogue:
         heading.client,
         heading.up,
         heading.greets,
+        heading.lmtp,
         heading.signs,
     )
 
@@ -188,6 +194,7 @@ class _Heading:
     client: str = "EHLO"
     up: bool = True
     greets: bool = True
+    lmtp: bool = False
     signs: bool = True
 
     def read(self, line: str, place: str) -> None:
@@ -199,6 +206,8 @@ class _Heading:
             self.up = False
         elif line == "next hop greets by hand":
             self.greets = False
+        elif line == "next hop speaks LMTP":
+            self.lmtp = True
         elif line == "no key signs":
             self.signs = False
         elif line in {"client says HELO", "client says nothing"}:
@@ -329,7 +338,7 @@ class _NextHop:
             offers = self._dialogue.offers.get(number, self._dialogue.offers[0])
             writer.write(b"220 next.example ESMTP\r\n")
             line = await wire.line()
-            assert line == b"EHLO proxy.example\r\n", line
+            assert line == (b"LHLO" if self._dialogue.lmtp else b"EHLO") + b" proxy.example\r\n", line
             *before, last = [b"next.example", *offers]
             writer.write(b"".join(b"250-%b\r\n" % keyword for keyword in before) + b"250 %b\r\n" % last)
         ready.set()
@@ -368,7 +377,10 @@ async def _play(dialogue: Dialogue, folder: Path) -> None:
     port = await next_hop.start()
     try:
         world = USUAL if dialogue.signs else World(SILENT_RING)
-        async with running(folder, dialogue.direction, port, dialogue.settings, world) as relay:
+        settings = dialogue.settings
+        if dialogue.lmtp:
+            settings = merged(settings, {str(dialogue.direction): {"next_hop": f"lmtp:127.0.0.1:{port}"}})
+        async with running(folder, dialogue.direction, port, settings, world) as relay:
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             player = _Player(dialogue, relay, next_hop, _Wire(reader, writer))
             try:
@@ -389,6 +401,7 @@ class _Player:
         self._line = 1
         self._records: Iterator[dict[str, Any]] | None = None
         self._quarantined: set[Path] = set()
+        self._complaints = 0
 
     async def play(self) -> None:
         if self._dialogue.client != "nothing":
@@ -457,6 +470,10 @@ class _Player:
                 self._end(await self._next_hop.wire(step.connection), step.octets)
             case "J:":
                 self._recorded(step.octets)
+            case "A:":
+                self._came_from(step.octets)
+            case "L:":
+                self._logged(step.octets)
             case _:
                 self._in_quarantine(step.octets)
 
@@ -480,6 +497,20 @@ class _Player:
             return
         got = (record["forward_path"], record["verdict"], record["disposition"], record["reply"][: len(reply)])
         self._same(f"{path} {verdict} {disposition} {reply}".encode(), " ".join(got).encode())
+
+    def _came_from(self, expected: bytes) -> None:
+        ended = [event for event in self._relay.events if isinstance(event, TransactionEnded)]
+        self._same(expected, f"{ended[-1].client} {ended[-1].helo}".encode() if ended else b"no transaction")
+
+    def _logged(self, expected: bytes) -> None:
+        complaints = [
+            event
+            for event in self._relay.events
+            if isinstance(event, Notice) and event.level in {Level.WARNING, Level.ERROR}
+        ]
+        new = complaints[self._complaints : self._complaints + 1]
+        self._complaints += len(new)
+        self._same(expected, new[0].what.encode() if new else b"(none)")
 
     def _in_quarantine(self, expected: bytes) -> None:
         folder = self._relay.quarantine
