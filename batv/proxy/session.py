@@ -430,6 +430,7 @@ class ProxySession:
         if self._transaction is not None:
             await self._transaction.reset()
         self._end(_OK, heard=False)
+        self._forget_forwarded()
         return _OK
 
     def fault(self, error: Exception) -> None:
@@ -530,10 +531,7 @@ class ProxySession:
         transaction.drop()
         if transaction.quarantined is not None:
             transaction.quarantined.abandon()
-        if self._forwarded is not None:
-            # Postfix forgets what XFORWARD said at the end of a transaction, and says it anew for the next one.
-            self._forwarded = None
-            self._know_client()
+        self._forget_forwarded()
         self._side.observer(event)
 
     # Who the client is.
@@ -546,6 +544,12 @@ class ProxySession:
                 self._way.close()
             self._way = self._side.next_hop.route(self._forwarded or self._origin)
         return self._way
+
+    def _forget_forwarded(self) -> None:
+        # Postfix forgets what XFORWARD said at the end of a transaction, and says it anew for the next one.
+        if self._forwarded is not None:
+            self._forwarded = None
+            self._know_client()
 
     def _know_client(self) -> None:
         origin = self._forwarded or self._origin
