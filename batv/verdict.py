@@ -27,9 +27,12 @@ class Verdict(Enum):
     SIGNED = "signed"  # outbound: the reverse path carries a tag of ours now
     UNSIGNED = "unsigned"  # outbound: the reverse path went as it came
 
+    def __init__(self, word: str) -> None:
+        self.word = word  # as `value`, which takes longer
+
     def __str__(self) -> str:
         """Return the word of the verdict."""
-        return self.value
+        return self.word
 
 
 FORGED: Final = frozenset(
@@ -59,9 +62,12 @@ class Disposition(Enum):
     MARK = "mark"  # forwards with a status field
     DEFER = "defer"  # 451 4.3.0
 
+    def __init__(self, word: str) -> None:
+        self.word = word  # as `value`, which takes longer
+
     def __str__(self) -> str:
         """Return the word of the disposition."""
-        return self.value
+        return self.word
 
 
 PathT = TypeVar("PathT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import select
@@ -119,6 +120,9 @@ async def _serve(source: Source, directions: list[Direction], observer: Observer
     service = Service(source, directions, observer)
     service.handle_signals()
     await service.start()
+    # What the start has made stays: no search for garbage has to look through it again.
+    gc.collect()
+    gc.freeze()
     if worker is not None:
         worker.listens(service.stop)
     await service.run()

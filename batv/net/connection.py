@@ -28,6 +28,7 @@ from batv.smtp.reply import Reply, ReplyParser
 if TYPE_CHECKING:
     import ssl
 
+    from batv.net.outbox import Outbox
     from batv.smtp.origin import Origin
 
 __all__ = ["NextHopConnection", "NextHopFault", "TlsFault"]
@@ -58,6 +59,7 @@ class NextHopConnection(asyncio.Protocol):
     Args:
         loop: the event loop.
         greeting_seconds: seconds for the greeting, from now.
+        outbox: takes what is said.
 
     Attributes:
         capabilities: what the server offered in its reply to EHLO.
@@ -67,13 +69,14 @@ class NextHopConnection(asyncio.Protocol):
         tls: version and cipher; empty in clear.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, greeting_seconds: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, greeting_seconds: float, outbox: Outbox) -> None:
         self.capabilities = Capabilities({})
         self.reused = False
         self.burden = 0
         self.origin: Origin | None = None
         self.tls = ""
         self._loop = loop
+        self._outbox = outbox
         self._parser = ReplyParser()
         self._fault: NextHopFault | None = None
         self._paused: asyncio.Future[None] | None = None
@@ -229,6 +232,7 @@ class NextHopConnection(asyncio.Protocol):
         self._raise_fault()
         if not self._parser.idle or self._transport is None or (first and self._greeting.done()):
             raise TlsFault("the next hop sent something in clear before TLS, or after it had agreed to it")
+        self._outbox.send(self._transport)
         try:
             transport = await self._loop.start_tls(
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=seconds
@@ -244,6 +248,7 @@ class NextHopConnection(asyncio.Protocol):
     def close(self) -> None:
         """Say QUIT and close; no transaction may be open."""
         if self._transport is not None and self._fault is None:
+            self._outbox.send(self._transport)
             self._transport.write(b"QUIT\r\n")
             self._transport.close()
             self._break("closed by us")
@@ -264,7 +269,7 @@ class NextHopConnection(asyncio.Protocol):
         self._raise_fault()
         if self._transport is None:  # pragma: no cover -- only connected ones are handed out
             raise NextHopFault("not connected")
-        self._transport.write(octets)
+        self._outbox.put(self._transport, octets)
 
     def _raise_fault(self) -> None:
         if self._fault is not None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.config import Announce, NextHopTls
 from batv.net.connection import NextHopConnection, NextHopFault, TlsFault
+from batv.net.outbox import Outbox
 from batv.smtp.auth import auth_lines, choose, mechanisms
 from batv.smtp.extension import Capabilities
 from batv.smtp.origin import Origin, proxy_v1, proxy_v2, xclient_commands
@@ -85,7 +86,9 @@ class Destination:
         self._link = link
         self._settings = settings
         self._hostname = hostname
-        self._idle: dict[NextHopConnection, asyncio.TimerHandle] = {}
+        self._idle: dict[NextHopConnection, float] = {}
+        self._retiring: asyncio.TimerHandle | None = None
+        self._outbox = Outbox()
         self._known_until = 0.0
         self._closed = False
 
@@ -101,8 +104,7 @@ class Destination:
     def take(self) -> NextHopConnection | None:
         """Return a connection that nobody uses, or None."""
         while self._idle:
-            connection, timer = self._idle.popitem()  # the one used last is the likeliest to stand
-            timer.cancel()
+            connection, _ = self._idle.popitem()  # the one used last is the likeliest to stand
             if connection.usable:
                 connection.reused = True
                 return connection
@@ -118,16 +120,21 @@ class Destination:
             connection.close()
             return
         loop = asyncio.get_running_loop()
-        self.known, self._known_until = connection.capabilities, loop.time() + self._settings.idle_seconds
-        self._idle[connection] = loop.call_later(self._settings.idle_seconds, self._retire, connection)
+        until = loop.time() + self._settings.idle_seconds
+        self.known, self._known_until = connection.capabilities, until
+        self._idle[connection] = until
+        if self._retiring is None:
+            self._retiring = loop.call_at(until, self._retire)
 
     def close(self) -> None:
         """Close what is unused, and what comes back from now on."""
         self._closed = True
-        for connection, timer in self._idle.items():
-            timer.cancel()
+        for connection in self._idle:
             connection.close()
         self._idle.clear()
+        if self._retiring is not None:
+            self._retiring.cancel()
+            self._retiring = None
 
     async def connect(self, origin: Origin | None) -> NextHopConnection:
         """Return a new connection without a transaction.
@@ -176,8 +183,16 @@ class Destination:
             )
         return announce is wanted and announce.name.encode() in connection.capabilities
 
-    def _retire(self, connection: NextHopConnection) -> None:
-        if self._idle.pop(connection, None) is not None:
+    def _retire(self) -> None:
+        """Close what was unused for long; one timer for all, since most connections are used again at once."""
+        loop = asyncio.get_running_loop()
+        self._retiring = None
+        while self._idle:
+            connection, until = next(iter(self._idle.items()))  # the one kept first
+            if until > loop.time():
+                self._retiring = loop.call_at(until, self._retire)
+                return
+            del self._idle[connection]
             connection.close()
 
     async def _opened(self, origin: Origin | None, *, encrypted: bool) -> NextHopConnection:
@@ -205,7 +220,7 @@ class Destination:
     async def _connected(self) -> NextHopConnection:
         loop = asyncio.get_running_loop()
         seconds, endpoint = self._settings.connect_seconds, self.endpoint
-        connection = NextHopConnection(loop, 2 * seconds)
+        connection = NextHopConnection(loop, 2 * seconds, self._outbox)
         try:
             async with asyncio.timeout(seconds):
                 if endpoint.path:

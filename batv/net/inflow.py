@@ -44,7 +44,9 @@ class Inflow:
     def feed(self, octets: bytes) -> None:
         """Take octets."""
         self._came = self._came + octets if self._came else octets
-        self._wake()
+        waiting = self._waiting
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
         if len(self._came) >= _ENOUGH_OCTETS and self._transport is not None and not self._held_up:
             self._held_up = True
             self._transport.pause_reading()

@@ -106,7 +106,7 @@ class Route:
         origin: the client; None for ourselves.
     """
 
-    __slots__ = ("_free", "_next_hop", "_origin", "_own", "_serving")
+    __slots__ = ("_announced", "_free", "_next_hop", "_origin", "_own", "_serving")
 
     def __init__(self, next_hop: NextHop, origin: Origin | None) -> None:
         self._next_hop = next_hop
@@ -115,6 +115,8 @@ class Route:
         # Which server each connection belongs to: those in use, and with PROXY those that wait for this client.
         self._serving: dict[NextHopConnection, Destination] = {}
         self._free: dict[NextHopConnection, Destination] = {}
+        # What goes before MAIL, and the attributes that it was made for.
+        self._announced: tuple[bytes, list[bytes]] | None = None
 
     @property
     def next_hop(self) -> NextHop:
@@ -139,6 +141,7 @@ class Route:
         """Let the messages from now on come from this client."""
         if origin != self._origin:
             self._origin = origin
+            self._announced = None
             self.close()
 
     async def capabilities(self) -> Capabilities:
@@ -238,8 +241,12 @@ class Route:
         """
         if self._origin is None or not self._serving[connection].uses(Announce.XFORWARD, connection):
             return []
-        origin = self._origin if self._origin.ident else replace(self._origin, ident=identifier)
-        return xforward_commands(origin, connection.capabilities.keywords[b"XFORWARD"].split())
+        offered = connection.capabilities.keywords[b"XFORWARD"]
+        if self._origin.ident or b"IDENT" not in offered.upper().split():
+            if self._announced is None or self._announced[0] != offered:
+                self._announced = offered, xforward_commands(self._origin, offered.split())
+            return self._announced[1]
+        return xforward_commands(replace(self._origin, ident=identifier), offered.split())
 
     def _unused(self, destination: Destination) -> NextHopConnection | None:
         if not self._own:

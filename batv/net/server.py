@@ -40,6 +40,7 @@ from batv.access import UNIX_CLIENT, within
 from batv.errors import BatvError
 from batv.net.deadline import Deadline
 from batv.net.inflow import Inflow
+from batv.net.outbox import Outbox
 from batv.net.tls import certificate_names, describe
 from batv.observe.event import Level, Notice, printable
 from batv.smtp.data import DataScanner
@@ -184,6 +185,7 @@ class Door:
         self.proxy_protocol_from: Sequence[IPv4Network | IPv6Network] = ()
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.outbox = Outbox()
         self._by_client: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
@@ -356,7 +358,7 @@ class ClientConnection(SMTP):
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
             if self._tls or not self._encrypted_first:
-                transport.write(reply.octets)
+                self._door.outbox.put(transport, reply.octets)
             self._close()
 
     # The session.
@@ -412,8 +414,10 @@ class ClientConnection(SMTP):
             self._close()
 
     def _close(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.close()
+        transport = cast("asyncio.WriteTransport | None", self.transport)
+        if transport is not None and not transport.is_closing():
+            self._door.outbox.send(transport)
+            transport.close()
             # A client that does not read would keep the transport closing for ever.
             self._abort_handle = self.loop.call_later(_CLOSING_SECONDS, self._abort)
 
@@ -478,6 +482,7 @@ class ClientConnection(SMTP):
         if transport.is_closing() or self._inflow.ended:
             raise ConnectionResetError("the client closed the connection before the TLS handshake")
         seconds = min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds)
+        self._door.outbox.send(transport)
         # What comes before the task has put its protocol in place would come to ours, and be lost.
         transport.pause_reading()
         starting = self.loop.create_task(
@@ -650,7 +655,7 @@ class ClientConnection(SMTP):
         self._reply_octets = 0
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
-            transport.write(octets)
+            self._door.outbox.put(transport, octets)
 
     async def _flush(self) -> None:
         if self._replies:

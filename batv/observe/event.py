@@ -37,9 +37,12 @@ class Direction(Enum):
     OUTBOUND = "outbound"
     INBOUND = "inbound"
 
+    def __init__(self, word: str) -> None:
+        self.word = word  # as `value`, which takes longer
+
     def __str__(self) -> str:
         """Return the word of the direction."""
-        return self.value
+        return self.word
 
 
 class Level(Enum):

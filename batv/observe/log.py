@@ -121,7 +121,7 @@ def _transaction(event: TransactionEnded) -> str:
     recipients = "".join([_recipient(outcome, event.reply) for outcome in shown])
     more = len(event.recipients) - len(shown) + event.unnamed
     return (
-        f"{event.direction.value}: {event.transaction}: client=<{_escaped(event.client)}>,"
+        f"{event.direction.word}: {event.transaction}: client=<{_escaped(event.client)}>,"
         f" helo=<{_escaped(event.helo)}>, from=<{_path(event.reverse_path)}>,{recipients}"
         f"{f' more-recipients={more},' if more else ''}"
         f" message-id=<{_path(event.message_id)}>, size={event.size}, relay={event.relay},"
@@ -133,8 +133,8 @@ def _recipient(outcome: RecipientOutcome, reply: str) -> str:
     key = "" if outcome.key_number is None else f" key={outcome.key_number}"
     own = "" if outcome.reply == reply else f" reply=<{_escaped(outcome.reply)}>"
     return (
-        f" to=<{_path(outcome.forward_path)}> verdict={outcome.verdict.value}{key}"
-        f" disposition={outcome.disposition.value} ({_escaped(outcome.reason)}){own},"
+        f" to=<{_path(outcome.forward_path)}> verdict={outcome.verdict.word}{key}"
+        f" disposition={outcome.disposition.word} ({_escaped(outcome.reason)}){own},"
     )
 
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import ReplyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Reply", "ReplyParser"]
 
@@ -34,11 +35,14 @@ _MAX_LINE_OCTETS: Final = 2048
 _MAX_REPLY_OCTETS: Final = 65_536
 """An EHLO reply with every registered extension has about 2000."""
 
+_MAX_CACHED_OCTETS: Final = 512
+"""RFC 5321 section 4.5.3.1.5."""
+
 # The second digit goes up to 9 in the field (Exim's and Microsoft's 5yz for custom policies).
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """A reply, of ours or of a peer.
 
@@ -55,7 +59,7 @@ class Reply:
         """Return a reply of ours; texts are ASCII, the enhanced code included."""
         return cls(code, tuple(text.encode("ascii") for text in texts))
 
-    @property
+    @cached_property
     def octets(self) -> bytes:
         """The reply as it goes over the wire."""
         *before, last = self.texts
@@ -102,12 +106,20 @@ class ReplyParser:
         """Whether nothing of a reply is under way."""
         return not self._buffer and not self._texts
 
-    def feed(self, octets: bytes) -> Iterator[Reply]:
-        """Yield each reply that is now whole.
+    def feed(self, octets: bytes) -> Iterable[Reply]:
+        """Return each reply that is now whole, one after the other.
 
         Raises:
-            ReplyError: the octets are no reply, or too long for one; nothing that follows can be trusted.
+            ReplyError: the octets are no reply, or too long for one; nothing that follows can be trusted. It comes
+                after the replies before it.
         """
+        if self.idle and octets.find(b"\r\n") == len(octets) - 2:
+            reply = _one_line(octets)
+            if reply is not None:
+                return (reply,)
+        return self._replies(octets)
+
+    def _replies(self, octets: bytes) -> Iterator[Reply]:
         *lines, self._buffer = (self._buffer + octets).split(b"\r\n")
         for line in lines:
             reply = self._line(line)
@@ -136,3 +148,12 @@ class ReplyParser:
         self._texts = []
         self._octets = 0
         return reply
+
+
+@lru_cache(maxsize=128)
+def _one_line(octets: bytes) -> Reply | None:
+    """Return the reply that octets with one line end are, of a server that says much the same all day; else None."""
+    match = _LINE.fullmatch(octets, 0, len(octets) - 2)
+    if match is None or match[2] != b" " or len(octets) > _MAX_CACHED_OCTETS:
+        return None
+    return Reply(int(match[1]), (match[3] or b"",))

@@ -179,14 +179,14 @@ def _records(event: TransactionEnded) -> str:
     """Return the lines of a transaction. Written out, it takes a third of what `json.dumps` takes."""
     before = (
         f'{{"time": "{_time(event.time)}", "transaction": {_quoted(event.transaction)},'
-        f' "direction": "{event.direction.value}", "client": {_quoted(event.client)},'
+        f' "direction": "{event.direction.word}", "client": {_quoted(event.client)},'
         f' "reverse_path": {_quoted(event.reverse_path)}, "forward_path": '
     )
     between = f', "message_id": {_quoted(event.message_id)}, "size": {event.size}, "reply": '
     after = f', "session": {_quoted(event.session)}}}\n'
     lines = [
-        f'{before}{_quoted(outcome.forward_path)}, "verdict": "{outcome.verdict.value}",'
-        f' "disposition": "{outcome.disposition.value}", "reason": {_quoted(outcome.reason)},'
+        f'{before}{_quoted(outcome.forward_path)}, "verdict": "{outcome.verdict.word}",'
+        f' "disposition": "{outcome.disposition.word}", "reason": {_quoted(outcome.reason)},'
         f' "key": {"null" if outcome.key_number is None else outcome.key_number}'
         f"{between}{_quoted(outcome.reply)}{after}"
         for outcome in event.recipients
