@@ -4,7 +4,8 @@ Rules:
 
 1. The servers are tried in their order. One that cannot be reached is passed over for a while, unless none is left.
 2. With PROXY a connection serves one client and ends with its session. With XCLIENT it is told of each change of
-   client, and with XFORWARD of the client of each message: nobody is served under another's name.
+   client, and with XFORWARD of the client of each message: nobody is served under another's name. A server that takes
+   no further XCLIENT, as Postfix takes none of a stranger, is one client's as with PROXY.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Route:
         self._next_hop = next_hop
         self._origin = origin
         self._own = next_hop.announce in {Announce.PROXY_V1, Announce.PROXY_V2}
-        # Which server each connection belongs to: those in use, and with PROXY those that wait for this client.
+        # Which server each connection belongs to: those in use, and those that wait for this client alone.
         self._serving: dict[NextHopConnection, Destination] = {}
         self._free: dict[NextHopConnection, Destination] = {}
         # What goes before MAIL, and the attributes that it was made for.
@@ -180,12 +181,12 @@ class Route:
         faults: list[str] = []
         candidates = self._next_hop.candidates()
         for destination in candidates:
-            connection = None if fresh else self._unused(destination)
             try:
+                connection = None if fresh else await self._reused(destination)
                 if connection is None:
                     connection = await destination.connect(self._origin)
-                if destination.uses(Announce.XCLIENT, connection):
-                    await destination.introduce(connection, self._origin)
+                    if destination.uses(Announce.XCLIENT, connection):
+                        await destination.introduce(connection, self._origin)
             except NextHopFault as fault:
                 faults.append(f"{destination}: {fault}")
                 if len(candidates) == 1:
@@ -203,7 +204,9 @@ class Route:
     def release(self, connection: NextHopConnection) -> None:
         """Take a connection back that has no transaction open."""
         destination = self._serving.pop(connection)
-        if self._own and connection.usable:
+        bound = connection.origin is not None and not destination.uses(Announce.XCLIENT, connection)
+        if (self._own or bound) and connection.usable:
+            destination.known = destination.known or connection.capabilities
             self._free[connection] = destination
         else:
             destination.keep(connection)
@@ -248,12 +251,19 @@ class Route:
             return self._announced[1]
         return xforward_commands(replace(self._origin, ident=identifier), offered.split())
 
+    async def _reused(self, destination: Destination) -> NextHopConnection | None:
+        connection = self._unused(destination)
+        if connection is not None and destination.uses(Announce.XCLIENT, connection):
+            try:
+                await destination.introduce(connection, self._origin)
+            except NextHopFault:
+                return None  # it may have been closed meanwhile, which no server announces
+        return connection
+
     def _unused(self, destination: Destination) -> NextHopConnection | None:
-        if not self._own:
-            return destination.take()
         for connection in [each for each, server in self._free.items() if server is destination]:
             del self._free[connection]
             if connection.usable:
                 connection.reused = True
                 return connection
-        return None
+        return None if self._own else destination.take()

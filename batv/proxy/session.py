@@ -295,12 +295,13 @@ class ProxySession:
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
         marked = self._side.marks and transaction.given.null
-        if self._ahead and (recipient.held or lmtp or marked or not transaction.pipelines):
-            # What becomes of this one depends on what became of those before it.
+        foreign = decision.verdict is Verdict.FOREIGN
+        if self._ahead and (foreign or recipient.held or lmtp or marked or not transaction.pipelines):
+            # What becomes of this one depends on what became of those before it, or it stands behind them on record.
             await self._settle_all()
             if self._transaction is not transaction:
                 return _LATER if transaction.failed else _SEQUENCE
-        if decision.verdict is Verdict.FOREIGN:
+        if foreign:
             recipient.reply = _NO_RELAY
         elif not recipient.held and (lmtp or decision.status != transaction.status) and transaction.forwarded:
             recipient.reply = _SEPARATELY

@@ -139,7 +139,7 @@ class Transaction:
     _connection: NextHopConnection | None = None
     _prelude: list[asyncio.Future[Reply]] = field(default_factory=list)
     _mail: asyncio.Future[Reply] | None = None
-    _said: deque[tuple[Recipient, asyncio.Future[Reply]]] = field(default_factory=deque)
+    _said: deque[tuple[Recipient, asyncio.Future[Reply] | None]] = field(default_factory=deque)
     _until: float = 0.0
     _status_field: StatusField | None = None
     _last: bytes = b""
@@ -189,7 +189,8 @@ class Transaction:
                 await self._say_mail(fresh=True)
                 said, self._said = self._said, deque()
                 for recipient, _ in said:
-                    self.say_rcpt(recipient)
+                    # This server may take one command at a time: the others follow then, each in its turn.
+                    self._said.append((recipient, self._send_rcpt(recipient) if self.pipelines else None))
         self._prelude.clear()
         if reply.intermediate:
             self._cut()
@@ -197,23 +198,21 @@ class Transaction:
         if not reply.positive:
             # What was said ahead is answered by 503, or by a server that closes: neither is anybody's concern now.
             said, self._said = self._said, deque()
-            if said:
-                await asyncio.wait([answer for _, answer in said])
+            answers = [answer for _, answer in said if answer is not None]
+            if answers:
+                await asyncio.wait(answers)
             connection, self._connection = self._standing, None
             self.route.release(connection)
         return reply
 
     def say_rcpt(self, recipient: Recipient) -> None:
         """Say RCPT with the path that was decided on, and do not wait for the reply."""
-        connection = self._standing
-        if not self._still_offered(connection, recipient.parameters):
-            raise NextHopFault(_OFFER_GONE)
-        self._said.append((recipient, connection.send(recipient.command, self.route.settings.command_seconds)))
+        self._said.append((recipient, self._send_rcpt(recipient)))
 
     async def rcpt_reply(self) -> Reply:
         """Return the reply to the first RCPT whose reply was not waited for."""
         recipient, answer = self._said.popleft()
-        reply = await answer
+        reply = await (answer if answer is not None else self._send_rcpt(recipient))
         if reply.intermediate:
             self._cut()
             raise NextHopFault(f"the next hop answered RCPT with {reply}")
@@ -387,6 +386,12 @@ class Transaction:
             raise NextHopFault(self.cause or "the next hop is gone")
         return self._connection
 
+    def _send_rcpt(self, recipient: Recipient) -> asyncio.Future[Reply]:
+        connection = self._standing
+        if not self._still_offered(connection, recipient.parameters):
+            raise NextHopFault(_OFFER_GONE)
+        return connection.send(recipient.command, self.route.settings.command_seconds)
+
     async def _say_mail(self, *, fresh: bool) -> None:
         connection = await self._acquire(fresh=fresh)
         self._connection = connection
@@ -400,6 +405,8 @@ class Transaction:
             self._prelude.append(answer)
             if not connection.pipelines:
                 await asyncio.wait((answer,))
+                if answer.exception() is not None or not answer.result().positive:
+                    return  # whoever waits for the reply to MAIL hears why it was not said
         self._mail = connection.send(self._mail_command, seconds)
 
     async def _mail_reply(self) -> Reply:

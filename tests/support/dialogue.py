@@ -465,6 +465,8 @@ class _Player:
                 wire = await self._next_hop.wire(step.connection)
                 if early := self.client.waiting():
                     self._fail("no reply before the next hop gave it", early)
+                if not self._pipelines(step.connection) and (early := wire.waiting()):
+                    self._fail("no command before the reply to the one before", early)
                 wire.writer.write(step.octets)
             case "n!":
                 self._end(await self._next_hop.wire(step.connection), step.octets)
@@ -476,6 +478,10 @@ class _Player:
                 self._logged(step.octets)
             case _:
                 self._in_quarantine(step.octets)
+
+    def _pipelines(self, connection: int) -> bool:
+        offers = self._dialogue.offers
+        return not self._dialogue.greets or b"PIPELINING" in offers.get(connection, offers[0])
 
     def _end(self, wire: _Wire, how: bytes) -> None:
         if how == b"half-close":
