@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batv.smtp.path import keywords, parameter
+from batv.smtp.path import keywords
 
 if TYPE_CHECKING:
     from batv.smtp.reply import Reply
@@ -50,11 +50,10 @@ _EXTENSION_OF: Final = {
 
 def hidden_parameter(parameters: bytes) -> bool:
     """Whether a parameter belongs to an extension that is hidden from clients."""
-    if not parameters:
-        return False
-    return (
-        not _HIDDEN_PARAMETERS.isdisjoint(keywords(parameters))
-        or (parameter(parameters, b"BODY") or b"").upper() == b"BINARYMIME"
+    # Each of a kind counts: we cannot know which of two the next hop goes by.
+    return any(
+        keyword in _HIDDEN_PARAMETERS or (keyword == b"BODY" and value == b"BINARYMIME")
+        for keyword, _, value in (each.partition(b"=") for each in parameters.upper().split())
     )
 
 

@@ -127,7 +127,8 @@ class ReplyParser:
                 yield reply
         if b"\n" in self._buffer:
             raise ReplyError("a reply line ends with a bare line feed")
-        if len(self._buffer) > _MAX_LINE_OCTETS:
+        # A CR at the end may be half of the line end.
+        if len(self._buffer) > _MAX_LINE_OCTETS and len(self._buffer.removesuffix(b"\r")) > _MAX_LINE_OCTETS:
             raise ReplyError(f"a reply line is longer than {_MAX_LINE_OCTETS} octets")
 
     def _line(self, line: bytes) -> Reply | None:

@@ -307,6 +307,7 @@ MAIL_PARAMETERS: Final = (
         (parameters, b"555 5.5.4 ")
         for parameters in (
             b"BODY=BINARYMIME",
+            b"BODY=7BIT BODY=BINARYMIME",
             b"AUTH=<>",
             b"AUTH=u+3Dx@d",
             b"REQUIRETLS",

@@ -135,6 +135,13 @@ def test_a_line_that_never_ends_is_an_error() -> None:
     assert endless(b"2" * 100) == (2100, "a reply line is longer than 2048 octets")
 
 
+def test_the_longest_line_may_come_with_its_end_cut_in_two() -> None:
+    """A network cuts where it likes."""
+    assert read(b"250 " + b"a" * 2044 + b"\r", b"\n")[0].code == 250
+    with pytest.raises(ReplyError, match="longer than 2048"):
+        read(b"250 " + b"a" * 2045 + b"\r")
+
+
 def test_lines_that_never_end_are_an_error() -> None:
     """Nor may lines without number."""
     assert endless(b"250-" + b"a" * 994 + b"\r\n") == (66_000, "a reply is longer than 65536 octets")
