@@ -238,6 +238,7 @@ class NextHopConnection(asyncio.Protocol):
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=seconds
             )
         except (OSError, EOFError) as error:  # ssl.SSLError and TimeoutError are OSErrors
+            error.__traceback__ = None  # its frames hold what holds it, and buffers, until the collector comes
             raise TlsFault(f"the next hop and we have found no TLS: {str(error) or type(error).__name__}") from error
         if transport is None:
             raise TlsFault("the next hop closed the connection during the TLS handshake")

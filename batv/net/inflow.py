@@ -66,14 +66,18 @@ class Inflow:
         """Whether everything that came was read."""
         return not self._came
 
+    def coming(self) -> asyncio.Future[None] | None:
+        """Return what is done once something has come, or nothing more will; None if that is so already."""
+        if self._came or self._ended:
+            return None
+        waiting = self._waiting = self._loop.create_future()
+        return waiting
+
     async def read(self, n: int = -1) -> bytes:
         """Return what came, at most n octets if n is not negative, as soon as something has; nothing at the end."""
-        if not self._came and not self._ended:
-            self._waiting = self._loop.create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
+        coming = self.coming()
+        if coming is not None:
+            await coming
         if n < 0 or n >= len(self._came):
             return self.drain()
         taken, self._came = self._came[:n], self._came[n:]

@@ -77,10 +77,10 @@ _HANDSHAKE_SECONDS: Final = 60.0
 _PROXY_SECONDS: Final = 30.0
 """For a PROXY header: the load balancer sends it at once."""
 
-_REPLY_GROUP_OCTETS: Final = 16_384
 _GROUPING_SECONDS: Final = 1.0
 """For how long a reply waits for others to go out with it."""
 
+_REPLY_GROUP_OCTETS: Final = 16_384
 _CLOSING_SECONDS: Final = 5.0
 """Seconds for which a last reply may take to be sent, before the connection is cut."""
 
@@ -287,8 +287,7 @@ class ClientConnection(SMTP):
         self._pending = b""
         self._at = 0
         self._asked: deque[tuple[Any, bool | None]] = deque()
-        self._replies: list[bytes] = []
-        self._reply_octets = 0
+        self._grouped = b""
         self._grouping: asyncio.TimerHandle | None = None
         self._refused_recipients = 0
         self._idle_commands = 0
@@ -311,7 +310,6 @@ class ClientConnection(SMTP):
         """End the reading. The session itself goes on: a message after its final dot is still being answered."""
         self._lost = True
         self._deadline.close()
-        self._replies.clear()
         if self._grouping is not None:
             self._grouping.cancel()
         if self._abort_handle is not None:
@@ -396,7 +394,7 @@ class ClientConnection(SMTP):
             self._conversation = conversation
             if self._tls:
                 self._tell_of_tls(conversation)
-            self._queue(Reply.of(220, f"{self._door.hostname} ESMTP"))
+            self._say(Reply.of(220, f"{self._door.hostname} ESMTP"))
             await self._converse(conversation)
         except (ConnectionError, TimeoutError):
             pass
@@ -416,6 +414,8 @@ class ClientConnection(SMTP):
     def _close(self) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
+            if self._grouped:
+                self._send_group()
             self._door.outbox.send(transport)
             transport.close()
             # A client that does not read would keep the transport closing for ever.
@@ -497,6 +497,8 @@ class ClientConnection(SMTP):
             fields = {"client": self._address, "cause": printable(str(error).encode("utf-8", "backslashreplace"))}
             self._door.observer(Notice(Level.WARNING, "no TLS with a client", fields))
             transport.abort()
+            # Its frames hold the task that holds it, and with them hundreds of kilobytes until the collector comes.
+            error.__traceback__ = None
             raise ConnectionResetError("no TLS") from error
         if encrypted is None or self._lost:
             raise ConnectionResetError("the client closed the connection during the TLS handshake")
@@ -517,17 +519,14 @@ class ClientConnection(SMTP):
                 return
             reply = await self._answer(conversation, line)
             if reply is not None:
-                self._queue(reply)
+                self._say(reply)
                 if reply is _BYE or reply is _EARLY:
-                    await self._flush()
                     return
             if self._idle_commands >= self._door.settings.max_idle_commands:
-                self._queue(_IDLING)
-                await self._flush()
+                self._say(_IDLING)
                 return
             if self._door.draining and not conversation.in_transaction:
-                self._queue(_SHUTTING_DOWN)
-                await self._flush()
+                self._say(_SHUTTING_DOWN)
                 return
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
@@ -553,7 +552,7 @@ class ClientConnection(SMTP):
             return _LATER
 
     async def _settle(self, conversation: Conversation) -> None:
-        """Queue the replies to the commands that were begun, each once it is known."""
+        """Give the replies to the commands that were begun, each once it is known."""
         while self._asked:
             asked, busy = self._asked.popleft()
             if isinstance(asked, Reply):
@@ -569,9 +568,7 @@ class ClientConnection(SMTP):
                     reply = _LATER
             if busy is not None:
                 self._count_recipient(reply, busy=busy)
-            self._queue(reply)
-            if self._reply_octets > _REPLY_GROUP_OCTETS:
-                await self._flush()
+            self._say(reply)
 
     def _count_recipient(self, reply: Reply, *, busy: bool) -> None:
         if reply.positive:
@@ -625,45 +622,52 @@ class ClientConnection(SMTP):
             self._pending = rest
             if self._asked and self._conversation is not None:
                 await self._settle(self._conversation)
-            await self._flush()
+            if self._grouped:
+                self._send_group()
+            if self._held_up is not None:
+                await self._reader_catches_up(self._held_up)
             if not waited:
                 # One limit for the whole line, so that an octet now and then does not prolong it.
                 self._deadline.set(self._door.settings.command_seconds)
                 waited = True
-            self._reading_command = True
-            try:
-                octets = await self._inflow.read()
-            finally:
+            coming = self._inflow.coming()
+            if coming is not None:
+                self._reading_command = True
+                await coming
                 self._reading_command = False
+            octets = self._inflow.drain()
             if not octets:
                 return None
             self._pending = self._pending + octets if self._pending else octets
 
-    def _queue(self, reply: Reply) -> None:
-        octets = reply.octets
-        self._replies.append(octets)
-        self._reply_octets += len(octets)
-        if self._grouping is None and (self._asked or self._more):
-            self._grouping = self.loop.call_later(_GROUPING_SECONDS, self._send_replies)
+    def _say(self, reply: Reply) -> None:
+        """Give a reply, together with those to the commands that the client has sent in one go."""
+        if not self._grouped and not self._asked and not self._more:
+            self._send(reply.octets)
+            return
+        self._grouped += reply.octets
+        if len(self._grouped) > _REPLY_GROUP_OCTETS:
+            self._send_group()
+        elif self._grouping is None:
+            self._grouping = self.loop.call_later(_GROUPING_SECONDS, self._send_group)
 
-    def _send_replies(self) -> None:
+    def _send_group(self) -> None:
         if self._grouping is not None:
             self._grouping.cancel()
             self._grouping = None
-        octets = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
-        self._replies.clear()
-        self._reply_octets = 0
+        grouped, self._grouped = self._grouped, b""
+        self._send(grouped)
+
+    def _send(self, octets: bytes) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
             self._door.outbox.put(transport, octets)
 
-    async def _flush(self) -> None:
-        if self._replies:
-            self._send_replies()
-        if self._held_up is not None:
-            self._deadline.set(self._door.settings.command_seconds)
-            await self._held_up
-            self._deadline.lift()
+    async def _reader_catches_up(self, held_up: asyncio.Future[None]) -> None:
+        """Wait until the client has read some of its replies."""
+        self._deadline.set(self._door.settings.command_seconds)
+        await held_up
+        self._deadline.lift()
 
     # One method a verb, as aiosmtpd has them; each returns the reply to its argument.
 
@@ -687,8 +691,9 @@ class ClientConnection(SMTP):
             return _ARGUMENT
         if self._tls:
             return _SEQUENCE
-        self._queue(_TLS_READY)
-        await self._flush()
+        self._say(_TLS_READY)
+        if self._grouped:
+            self._send_group()
         self._take_all()
         await self._start_tls(b"")
         self._tell_of_tls(self._open_conversation)
@@ -753,8 +758,9 @@ class ClientConnection(SMTP):
             return reply
         if not self._inflow.empty:
             return _EARLY
-        self._queue(reply)
-        await self._flush()
+        self._say(reply)
+        if self._grouped:
+            self._send_group()
         scanner = DataScanner()
         failed = False
         settings = self._door.settings

@@ -114,7 +114,7 @@ class ReplyParser:
                 after the replies before it.
         """
         if self.idle and octets.find(b"\r\n") == len(octets) - 2:
-            reply = _one_line(octets)
+            reply = _one_line(octets[:-2])
             if reply is not None:
                 return (reply,)
         return self._replies(octets)
@@ -122,7 +122,7 @@ class ReplyParser:
     def _replies(self, octets: bytes) -> Iterator[Reply]:
         *lines, self._buffer = (self._buffer + octets).split(b"\r\n")
         for line in lines:
-            reply = self._line(line)
+            reply = (None if self._texts else _one_line(line)) or self._line(line)
             if reply is not None:
                 yield reply
         if b"\n" in self._buffer:
@@ -152,9 +152,9 @@ class ReplyParser:
 
 
 @lru_cache(maxsize=128)
-def _one_line(octets: bytes) -> Reply | None:
-    """Return the reply that octets with one line end are, of a server that says much the same all day; else None."""
-    match = _LINE.fullmatch(octets, 0, len(octets) - 2)
-    if match is None or match[2] != b" " or len(octets) > _MAX_CACHED_OCTETS:
+def _one_line(line: bytes) -> Reply | None:
+    """Return the reply that a line without its end is, from a server that says much the same all day; else None."""
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] != b" " or len(line) > _MAX_CACHED_OCTETS:
         return None
     return Reply(int(match[1]), (match[3] or b"",))
