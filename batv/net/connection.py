@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batv.net.outbox import Outbox
     from batv.smtp.origin import Origin
 
-__all__ = ["NextHopConnection", "NextHopFault", "TlsFault"]
+__all__ = ["NextHopConnection", "NextHopFault", "SilenceFault", "TlsFault"]
 
 _GOES_AWAY: Final = 421
 _MESSAGE: Final = b"the message"
@@ -39,6 +39,10 @@ _MESSAGE: Final = b"the message"
 
 class NextHopFault(UnavailableError):  # noqa: N818 -- a fault is what the rules call it
     """The next hop is unreachable, silent, broken or gone. The text is for the log alone."""
+
+
+class SilenceFault(NextHopFault):
+    """The next hop has not answered in time: the time that there was is used up."""
 
 
 class TlsFault(NextHopFault):
@@ -279,11 +283,11 @@ class NextHopConnection(asyncio.Protocol):
     def _silent(self) -> None:
         asked = self._waiting[0]
         what = asked.line if asked.line.islower() else asked.line[:4]  # addresses are not for this text
-        self._break(f"silent for {asked.seconds:g} s after {what.decode('ascii', 'replace')}")
+        self._break(f"silent for {asked.seconds:g} s after {what.decode('ascii', 'replace')}", SilenceFault)
 
-    def _break(self, what: str) -> None:
+    def _break(self, what: str, kind: type[NextHopFault] = NextHopFault) -> None:
         if self._fault is None:
-            self._fault = NextHopFault(f"the next hop {what}")
+            self._fault = kind(f"the next hop {what}")
         for asked in self._waiting:
             if not asked.reply.done():
                 asked.reply.set_exception(self._fault)

@@ -20,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batv.net.connection import NextHopFault
+from batv.net.connection import NextHopFault, SilenceFault
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
 from batv.smtp.header import StatusField
 from batv.verdict import FORGED, Decision, Disposition
@@ -182,9 +182,9 @@ class Transaction:
         while reply is None:
             try:
                 reply = await self._mail_reply()
-            except NextHopFault:
+            except NextHopFault as fault:
                 connection, self._connection = self._connection, None
-                if connection is None or not self.route.failed(connection) or self._seconds_left <= 0:
+                if connection is None or not self.route.failed(connection) or isinstance(fault, SilenceFault):
                     raise
                 await self._say_mail(fresh=True)
                 said, self._said = self._said, deque()
@@ -440,8 +440,8 @@ class Transaction:
             connection = await self.route.acquire(fresh=fresh)
             try:
                 reply = await self._mail_on(connection, seconds)
-            except NextHopFault:
-                if not self.route.failed(connection):
+            except NextHopFault as fault:
+                if not self.route.failed(connection) or isinstance(fault, SilenceFault):
                     raise
                 fresh = True
             except BaseException:
