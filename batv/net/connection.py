@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from batv.errors import ReplyError, UnavailableError
@@ -99,7 +100,7 @@ class NextHopConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each whole reply to whoever waits for it."""
-        waiting = self._waiting
+        waiting, heard = self._waiting, False
         try:
             for reply in self._parser.feed(data):
                 if reply.code == _GOES_AWAY:
@@ -108,7 +109,7 @@ class NextHopConnection(asyncio.Protocol):
                 if not waiting:
                     self._break(f"unexpected reply: {reply}")
                     return
-                asked = waiting.popleft()
+                asked, heard = waiting.popleft(), True
                 if asked.line is _MESSAGE:
                     self.burden = 0
                 elif reply.code >= 400:  # noqa: PLR2004 -- RFC 5321 section 4.2.1
@@ -118,10 +119,12 @@ class NextHopConnection(asyncio.Protocol):
         except ReplyError as error:
             self._break(str(error))
             return
-        if waiting:
-            self._deadline.set(waiting[0].seconds)
-        else:
+        if not waiting:
             self._deadline.lift()
+            if not self._parser.idle:
+                self._break("sends what nobody waits for")
+        elif heard:  # a server that sends octet by octet has no more time than one that is silent
+            self._deadline.set(waiting[0].seconds)
 
     def eof_received(self) -> None:
         """Give the connection up: the server has nothing more to say."""
@@ -242,7 +245,7 @@ class NextHopConnection(asyncio.Protocol):
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=seconds
             )
         except (OSError, EOFError) as error:  # ssl.SSLError and TimeoutError are OSErrors
-            error.__traceback__ = None  # its frames hold what holds it, and buffers, until the collector comes
+            clear_frames(error.__traceback__)  # they hold what holds it, and buffers, until the collector comes
             raise TlsFault(f"the next hop and we have found no TLS: {str(error) or type(error).__name__}") from error
         if transport is None:
             raise TlsFault("the next hop closed the connection during the TLS handshake")
