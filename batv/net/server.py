@@ -86,6 +86,9 @@ _CLOSING_SECONDS: Final = 5.0
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
+# aiosmtpd takes TCP44 too, and for a port whatever int() takes: 1_0, or 10 with white space behind it.
+_PROXY_LINE = re.compile(rb"PROXY TCP[46](?: [0-9A-Fa-f.:]++){2}(?: (?:0|[1-9][0-9]{0,4})){2}\r\n")
+
 _SYNTAX: Final = Reply.of(500, "5.5.2 Syntax error")
 _UNKNOWN: Final = Reply.of(500, "5.5.1 Command unrecognized")
 _NOT_OFFERED: Final = Reply.of(502, "5.5.1 Command not implemented")
@@ -449,8 +452,9 @@ class ClientConnection(SMTP):
             # Load balancers look whether we are there, and go.
             raise ConnectionResetError("the peer is gone")
         told = found.command != V2_CMD.LOCAL and found.family in {AF.INET, AF.INET6}
-        if not found.valid or (told and found.src_addr is None):
-            self._complain_of_header(str(found.error) or "it tells no address")
+        well_formed = found.src_addr is not None and (found.version != 1 or _PROXY_LINE.fullmatch(found.whole_raw))
+        if not found.valid or (told and not well_formed):
+            self._complain_of_header(str(found.error) or "it tells no address as it should")
             raise ConnectionResetError("no PROXY header")
         if not told:
             return ends
