@@ -245,7 +245,9 @@ class NextHopConnection(asyncio.Protocol):
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=seconds
             )
         except (OSError, EOFError) as error:  # ssl.SSLError and TimeoutError are OSErrors
-            clear_frames(error.__traceback__)  # they hold what holds it, and buffers, until the collector comes
+            # They hold what holds it, and buffers, until the collector comes.
+            clear_frames(error.__traceback__)
+            error.__traceback__ = None
             raise TlsFault(f"the next hop and we have found no TLS: {str(error) or type(error).__name__}") from error
         if transport is None:
             raise TlsFault("the next hop closed the connection during the TLS handshake")

@@ -46,6 +46,7 @@ class Deadline:
     def close(self) -> None:
         """Lift the limit for good, and let nothing of it stay in the event loop."""
         self._at = None
+        self._passed = _nothing  # whose method it was may go at once, without the collector
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -63,3 +64,7 @@ class Deadline:
             self._passed()
         else:
             self._start(self._at)
+
+
+def _nothing() -> None:
+    pass

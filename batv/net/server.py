@@ -31,6 +31,7 @@ import logging
 import re
 import socket
 from collections import Counter, deque
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from aiosmtpd.proxy_protocol import AF, V2_CMD, get_proxy
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["PRIVATE_NAMES", "ClientConnection", "Conversation", "Door"]
 
 PRIVATE_NAMES: Final = (
-    "_cb_client_connected",
     "_handle_client",
     "_handler_coroutine",
     "_original_transport",
@@ -268,8 +268,9 @@ class ClientConnection(SMTP):
 
     def __init__(self, door: Door, loop: asyncio.AbstractEventLoop, *, encrypted: bool) -> None:
         self.loop = loop
-        reader = asyncio.StreamReader(limit=_CHUNK_OCTETS, loop=loop)
-        asyncio.StreamReaderProtocol.__init__(self, reader, self._cb_client_connected, loop=loop)
+        # No reader: what comes is the inflow's. One would make a circle of references, which keeps what TLS has taken,
+        # hundreds of kilobytes, until the collector comes.
+        asyncio.StreamReaderProtocol.__init__(self, cast("asyncio.StreamReader", None), None, loop=loop)
         self.hostname = door.hostname
         self.session: Session | None = None
         self.envelope: Envelope | None = None
@@ -501,7 +502,8 @@ class ClientConnection(SMTP):
             fields = {"client": self._address, "cause": printable(str(error).encode("utf-8", "backslashreplace"))}
             self._door.observer(Notice(Level.WARNING, "no TLS with a client", fields))
             transport.abort()
-            # Its frames hold the task that holds it, and with them hundreds of kilobytes until the collector comes.
+            # They hold what holds it, and buffers, until the collector comes.
+            clear_frames(error.__traceback__)
             error.__traceback__ = None
             raise ConnectionResetError("no TLS") from error
         if encrypted is None or self._lost:
