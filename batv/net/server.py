@@ -528,6 +528,9 @@ class ClientConnection(SMTP):
                 self._say(reply)
                 if reply is _BYE or reply is _EARLY:
                     return
+            if self._asked and (self._idle_commands >= self._door.settings.max_idle_commands or self._door.draining):
+                # Recipients that were said ahead and are taken are no idling, and all are answered before any good-bye.
+                await self._settle(conversation)
             if self._idle_commands >= self._door.settings.max_idle_commands:
                 self._say(_IDLING)
                 return

@@ -90,6 +90,26 @@ def test_a_list_with_many_dead_addresses_is_served_to_its_end(loop: str, tmp_pat
     on(loop, test())
 
 
+@pytest.mark.parametrize("domain", [b"example.com", b"elsewhere.example"], ids=["taken", "refused"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_recipients_said_at_once_are_no_idling(loop: str, domain: bytes, tmp_path: Path) -> None:
+    """A client that says a hundred at once says them so again on each retry."""
+
+    async def test() -> None:
+        changes = {"smtp": {"max_idle_commands": 20}}
+        async with recorded(tmp_path, Direction.INBOUND, changes) as (client, recorder, _):
+            group = [b"MAIL FROM:<list@peer.example>", *(b"RCPT TO:<u%d@%b>" % (each, domain) for each in range(150))]
+            await client.pieces([b"".join(line + b"\r\n" for line in group)])
+            replies = [await client.reply() for _ in group]
+            assert [reply[:3] for reply in replies] == [b"250"] + [b"250" if domain == b"example.com" else b"550"] * 150
+            assert await client.say(b"RCPT TO:<joe@example.com>") == OK
+            assert (await client.say(b"DATA"))[:3] == b"354"
+            assert await client.say(b"Subject: x\r\n.") == b"250 2.0.0 queued\r\n"
+            assert len(recorder.messages) == 1
+
+    on(loop, test())
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_more_recipients_than_a_transaction_takes_do_not_cost_the_first_ones(loop: str, tmp_path: Path) -> None:
     """RFC 5321 section 4.5.3.1.10: the client sends to those that were taken, and to the others afterwards."""
