@@ -485,7 +485,7 @@ class ClientConnection(SMTP):
         if context is None or transport is None:
             raise ConnectionResetError("no TLS context, or no connection")
         if transport.is_closing() or self._inflow.ended:
-            raise ConnectionResetError("the client closed the connection before the TLS handshake")
+            raise self._no_tls("the client closed the connection before the handshake")
         seconds = min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds)
         self._door.outbox.send(transport)
         # What comes before the task has put its protocol in place would come to ours, and be lost.
@@ -499,18 +499,23 @@ class ClientConnection(SMTP):
         try:
             encrypted = await starting
         except (OSError, EOFError) as error:  # ssl.SSLError and TimeoutError are OSErrors
-            fields = {"client": self._address, "cause": printable(str(error).encode("utf-8", "backslashreplace"))}
-            self._door.observer(Notice(Level.WARNING, "no TLS with a client", fields))
             transport.abort()
             # They hold what holds it, and buffers, until the collector comes.
             clear_frames(error.__traceback__)
             error.__traceback__ = None
-            raise ConnectionResetError("no TLS") from error
+            raise self._no_tls(str(error)) from error
         if encrypted is None or self._lost:
-            raise ConnectionResetError("the client closed the connection during the TLS handshake")
+            raise self._no_tls("")
         self.transport = encrypted
         self._inflow.come_from(encrypted)
         self._tls = describe(encrypted.get_extra_info("ssl_object"))
+
+    def _no_tls(self, cause: str) -> ConnectionError:
+        """Log why there is no TLS, and return what ends the session."""
+        cause = cause or "the client closed the connection during the handshake"
+        fields = {"client": self._address, "cause": printable(cause.encode("utf-8", "backslashreplace"))}
+        self._door.observer(Notice(Level.WARNING, "no TLS with a client", fields))
+        return ConnectionResetError("no TLS")
 
     def _tell_of_tls(self, conversation: Conversation) -> None:
         assert self.transport is not None  # noqa: S101 -- TLS was made on it
