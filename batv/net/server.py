@@ -433,7 +433,13 @@ class ClientConnection(SMTP):
     # Who the client is.
 
     def _ends(self) -> Origin:
-        """Return both ends of the connection."""
+        """Return both ends of the connection.
+
+        Raises:
+            ConnectionResetError: it is gone already, as that of a load balancer that only looks whether we are there.
+        """
+        if not self._address:
+            raise ConnectionResetError("the peer is gone")
         if self.transport is None or self._address == UNIX_CLIENT:
             return Origin()
         peer, own = self.transport.get_extra_info("peername"), self.transport.get_extra_info("sockname")
