@@ -6,7 +6,7 @@ A Policy is a value made from the settings. It knows no SMTP and no keys.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batv.tag import ForeignForm, foreign_form
 from batv.verdict import Disposition
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DomainPolicy", "Policy"]
 
+_SEVERITY: Final = {
+    Disposition.PASS: 0,
+    Disposition.MARK: 1,
+    Disposition.QUARANTINE: 2,
+    Disposition.DISCARD: 3,
+    Disposition.REJECT: 3,
+}
+"""How bad it is for a bounce that should have been delivered."""
+
 
 @dataclass(frozen=True, slots=True)
 class DomainPolicy:
@@ -26,14 +35,23 @@ class DomainPolicy:
     Attributes:
         on_forged: what a forged bounce gets: discard, quarantine, reject, mark or pass.
         leave_forms: forms of address that other systems make and check: not signed, not judged.
+        on_listed: what a bounce without a tag gets at least, whose client a list of senders of backscatter has; None
+            for no more than usual.
     """
 
     on_forged: Disposition = Disposition.DISCARD
     leave_forms: frozenset[ForeignForm] = frozenset()
+    on_listed: Disposition | None = None
 
     def left_alone(self, mailbox: Mailbox) -> ForeignForm | None:
         """Return the form for which this address is neither signed nor judged, or None."""
         return foreign_form(mailbox, self.leave_forms) if self.leave_forms else None
+
+    def if_listed(self, disposition: Disposition) -> Disposition:
+        """Return the worse of a disposition and `on_listed`; of equally bad ones the first."""
+        if self.on_listed is None or disposition not in _SEVERITY:
+            return disposition
+        return max(disposition, self.on_listed, key=_SEVERITY.__getitem__)
 
     @property
     def marks(self) -> bool:

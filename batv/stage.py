@@ -8,7 +8,8 @@ Rules:
 1. The outbound stage changes reverse paths only, the inbound one forward paths only.
 2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth.
 3. What the outbound stage leaves unsigned, the inbound stage does not judge.
-4. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
+4. A list of senders of backscatter can make worse what a bounce without a tag gets, never better, and nothing else.
+5. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
    address by which a relay is told to send a message elsewhere, before or after the tag is taken off.
 
 Source: draft-levine-smtp-batv-01 sections 3 and 5; RFC 5321 section 3.6.1 on relaying.
@@ -16,7 +17,7 @@ Source: draft-levine-smtp-batv-01 sections 3 and 5; RFC 5321 section 3.6.1 on re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.errors import NoSigningKeyError
@@ -41,11 +42,13 @@ class Client:
         address: its IP address; empty for a Unix socket.
         name: what it called itself in EHLO or HELO.
         local: whether a server in front that is believed says that the message was submitted there.
+        listed: the list of senders of backscatter that has its address; empty if none has, or none was asked.
     """
 
     address: str
     name: str = ""
     local: bool = False
+    listed: str = ""
 
 
 class Stage(Protocol):
@@ -140,7 +143,6 @@ class VerifyingStage:
 
         REJECT stands only for what we never take: foreign domains and relay tricks have verdict FOREIGN.
         """
-        del client
         mailbox = path.mailbox
         if mailbox is None:
             return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "postmaster without a domain")
@@ -158,7 +160,8 @@ class VerifyingStage:
             return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "leave_forms has the form")
         if not reverse_path.null:
             return self._without_tag(path, mailbox)
-        return self._judged(path, mailbox, domain, rings, day)
+        decision = self._judged(path, mailbox, domain, rings, day)
+        return decision if not client.listed else self._worsened(decision, domain, client.listed)
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
@@ -186,6 +189,14 @@ class VerifyingStage:
         status = STATUS_BY_VERDICT[found.verdict] if domain.marks else None
         disposition = domain.on_forged if found.verdict in FORGED else Disposition.REWRITE
         return Decision(found.verdict, disposition, bare, found.reason, number, status)
+
+    @staticmethod
+    def _worsened(decision: Decision[ForwardPath], domain: DomainPolicy, zone: str) -> Decision[ForwardPath]:
+        """Return what a bounce gets whose client a list has: a tag is worth what it is worth, whoever brings it."""
+        worse = domain.if_listed(decision.disposition)
+        if decision.verdict is not Verdict.UNTAGGED or worse is decision.disposition:
+            return decision
+        return replace(decision, disposition=worse, reason=f"{decision.reason}; {zone} lists the client")
 
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
