@@ -43,6 +43,8 @@ __all__ = [
     "SECTIONS",
     "Announce",
     "ClientCertificate",
+    "DnsSettings",
+    "DnsblSettings",
     "DomainSettings",
     "Endpoint",
     "InboundSettings",
@@ -91,6 +93,9 @@ _ON_FORGED: Final = (
     Disposition.MARK,
     Disposition.PASS,
 )
+
+
+_ON_LISTED: Final = (Disposition.DISCARD, Disposition.REJECT, Disposition.QUARANTINE)
 
 
 class _FormError(ValueError):
@@ -198,6 +203,17 @@ class Endpoint(_Section):
             return ip_address(self.host).is_loopback
         except ValueError:
             return False  # a name, which may mean anything
+
+
+def _dns_server(endpoint: Endpoint) -> Endpoint:
+    try:
+        ip_address(endpoint.host)
+    except ValueError:
+        endpoint = Endpoint(lmtp=True)
+    if endpoint.lmtp or not endpoint.port:
+        # Its name would have to be asked for first.
+        raise ValueError("a DNS server is named by its IP address and port, as in 127.0.0.1:53")
+    return endpoint
 
 
 def _endpoint(value: object) -> object:
@@ -317,6 +333,7 @@ def _path(value: str) -> str:
 EndpointField = Annotated[Endpoint, BeforeValidator(_endpoint)]
 NetworkField = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 NetworksField = Annotated[tuple[NetworkField, ...], _list("192.0.2.1/32")]
+DomainNameField = Annotated[str, BeforeValidator(_domain_name)]
 ListenField = Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")]
 PathField = Annotated[str, AfterValidator(_path)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -489,6 +506,34 @@ class DomainSettings(_Section):
         description="address forms of other systems that are neither signed nor judged:"
         " srs, exchange-srs, cisco, barracuda, sparkpost",
     )
+    on_listed: Annotated[Disposition, _enum(Disposition, _ON_LISTED)] | None = Field(
+        None, description="as `[dnsbl] on_listed`, for this domain; not set: as there"
+    )
+
+
+class DnsSettings(_Section):
+    """Who answers questions to the DNS."""
+
+    servers: Annotated[tuple[Annotated[EndpointField, AfterValidator(_dns_server)], ...], _list("127.0.0.1:53")] = (
+        Field((), description="addresses of the DNS servers to ask; empty: those of /etc/resolv.conf")
+    )
+
+
+class DnsblSettings(_Section):
+    """Lists of servers that send backscatter, and what they may do to a bounce."""
+
+    zones: Annotated[tuple[DomainNameField, ...], _list("ips.backscatterer.org")] = Field(
+        (),
+        description="DNS zones of lists that are asked about the client of a bounce, and of nothing else; empty: none",
+    )
+    on_listed: Annotated[Disposition, _enum(Disposition, _ON_LISTED)] = Field(
+        Disposition.QUARANTINE,
+        description="what a bounce without a tag gets at least if a list has its client: discard, reject or quarantine;"
+        " `on_forged` stays where it is worse",
+    )
+    seconds: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
+        2, description="seconds that a bounce waits for all lists together; after that nobody is listed"
+    )
 
 
 class StateSettings(_Section):
@@ -612,6 +657,8 @@ class Settings(_Section):
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     next_hop: NextHopSettings = Field(default_factory=NextHopSettings)
     tags: TagsSettings = Field(default_factory=TagsSettings)
+    dns: DnsSettings = Field(default_factory=DnsSettings)
+    dnsbl: DnsblSettings = Field(default_factory=DnsblSettings)
 
     @field_validator("domains", mode="before")
     @classmethod
@@ -641,12 +688,15 @@ class Settings(_Section):
     def policy(self) -> Policy:
         """What the settings want for each domain; an internationalised one under both of its spellings."""
         domains = {
-            spelling: DomainPolicy(settings.on_forged, settings.leave_forms)
+            spelling: DomainPolicy(settings.on_forged, settings.leave_forms, self._on_listed(settings))
             for name, settings in self.domains.items()
             for spelling in _spellings(name)
         }
         relayed = self.inbound.relay_domains if self.inbound is not None else frozenset[str]()
         return Policy(domains, frozenset(spelling for name in relayed for spelling in _spellings(name)))
+
+    def _on_listed(self, domain: DomainSettings) -> Disposition | None:
+        return (domain.on_listed or self.dnsbl.on_listed) if self.dnsbl.zones else None
 
 
 SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
@@ -659,6 +709,8 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "smtp": SmtpSettings,
     "next_hop": NextHopSettings,
     "tags": TagsSettings,
+    "dns": DnsSettings,
+    "dnsbl": DnsblSettings,
 }
 """The options of each table; `domains` has one table for each domain."""
 
