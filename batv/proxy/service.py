@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from batv.config import InboundSettings, Settings
     from batv.keyring import KeyRings
+    from batv.net.dnsbl import Blocklists
     from batv.observe.event import Observer
     from batv.proxy.workers import SharedListeners
     from batv.smtp.origin import Origin
@@ -152,6 +153,8 @@ class Service:
         self._settings = source.settings()
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
+        self._blocklists = self._open_blocklists(self._settings)
+        self._quarantine = _quarantine(self._settings)
         self._proxies = [
             self._proxy(direction, _ends(self._listener_settings(self._settings, direction)))
             for direction in directions
@@ -218,13 +221,23 @@ class Service:
             keys = self._read_keys(settings)
             if (settings.state, settings.journal) != (self._settings.state, self._settings.journal):
                 journal = self._open_journal(settings)
+            quarantine = self._quarantine
+            if settings.state.directory != self._settings.state.directory:
+                # It is counted first, and a million files take seconds.
+                quarantine = await asyncio.to_thread(_quarantine, settings)
+            blocklists = self._blocklists
+            if (settings.dns, settings.dnsbl) != (self._settings.dns, self._settings.dnsbl):
+                blocklists = self._open_blocklists(settings)
             opened = await self._open_listeners(settings)
         except BatvError as error:
             if journal is not None:
                 journal.close()
             self._notice(Level.ERROR, "reload refused, the old settings and keys stay", cause=error)
             return False
-        self._settings, self._keys = settings, keys
+        self._settings, self._keys, self._quarantine = settings, keys, quarantine
+        quarantine.max_octets = settings.state.quarantine_max_octets
+        # What was asked of the old lists comes to its end by itself.
+        self._blocklists = blocklists
         if journal is not None:
             self._journal.close()
             self._journal = journal
@@ -248,6 +261,8 @@ class Service:
             await door.cut()
         for proxy in self._proxies:
             proxy.side.next_hop.close()
+        if self._blocklists is not None:
+            await self._blocklists.close()
         self._journal.close()
         self._notice(Level.INFO, "stopped")
 
@@ -267,12 +282,13 @@ class Service:
             xclient_from=listener.xclient_from,
             xforward_from=listener.xforward_from,
             journal=self._journal,
-            quarantine=Quarantine(Path(settings.state.directory) / "quarantine"),
+            quarantine=self._quarantine,
             observer=self._observer,
             settings=settings.smtp,
             hostname=hostname,
             clock=self._clock,
             day=lambda: Day.at(self._clock()),
+            blocklists=self._blocklists if direction is Direction.INBOUND else None,
         )
         door = Door(
             hostname, settings.smtp, self._observer, lambda address, origin: self._converse(proxy, address, origin)
@@ -308,7 +324,8 @@ class Service:
         side.access = ends.access
         side.xclient_from, side.xforward_from = listener.xclient_from, listener.xforward_from
         side.journal = self._journal
-        side.quarantine = Quarantine(Path(settings.state.directory) / "quarantine")
+        side.blocklists = self._blocklists if proxy.direction is Direction.INBOUND else None
+        side.quarantine = self._quarantine
         next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname, ends.link)
         if not side.next_hop.same_as(next_hop):
             side.next_hop.close()
@@ -363,6 +380,21 @@ class Service:
                 f"cannot make the folder {directory}: {error.strerror}", "make it, or set state.directory"
             ) from error
         return Journal(directory, fsync=settings.journal.fsync)
+
+    def _open_blocklists(self, settings: Settings) -> Blocklists | None:
+        if not settings.dnsbl.zones or Direction.INBOUND not in self._directions:
+            return None
+        from batv.net.dnsbl import Blocklists  # noqa: PLC0415 -- questions to the DNS cost memory that few sites need
+        from batv.net.resolver import Resolver  # noqa: PLC0415 -- as above
+
+        seconds = settings.dnsbl.seconds
+        resolver = Resolver(settings.dns.servers, seconds)
+        return Blocklists(settings.dnsbl.zones, resolver, seconds, self._list_fails)
+
+    def _list_fails(self, zone: str, fault: BatvError) -> None:
+        self._notice(
+            Level.WARNING, "a list is left alone for a while, and nobody is listed there", zone=zone, cause=fault
+        )
 
     # Keys.
 
@@ -437,6 +469,10 @@ def _stage(settings: Settings, direction: Direction) -> SigningStage | Verifying
         return VerifyingStage(settings.policy)
     local_only = settings.outbound is not None and settings.outbound.require_local_source
     return SigningStage(settings.policy, settings.tags.style, local_only)
+
+
+def _quarantine(settings: Settings) -> Quarantine:
+    return Quarantine(Path(settings.state.directory) / "quarantine", settings.state.quarantine_max_octets)
 
 
 def _places(listener: OutboundSettings | InboundSettings) -> list[_Place]:

@@ -13,7 +13,9 @@ Rules:
    unknown users stay unknown and call-outs hear the truth; the content never reaches it.
 5. Who sends with a null sender hears our own words, the same for valid and forged tags: replies must not help guessing.
 6. Who the client is, listed peers alone may say otherwise than the connection does. XCLIENT counts for everything,
-   XFORWARD for the record and the next hop only: nobody is let in for it.
+   XFORWARD for the record, the next hop and lists of senders of backscatter only: nobody is let in for it.
+7. Such lists are asked at MAIL, about bounces alone, and waited for at a RCPT only where the answer can change what
+   becomes of the recipient.
 
 Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
 XCLIENT_README and XFORWARD_README.
@@ -31,7 +33,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
 from batv.access import UNIX_CLIENT, tenants_of, within
-from batv.errors import BatvError, OriginError, PathError
+from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
 from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from batv.proxy.side import Side
     from batv.smtp.data import DataScanner
     from batv.smtp.path import RcptArgument
+    from batv.verdict import Decision
 
 __all__ = ["Asked", "ProxySession"]
 
@@ -82,6 +85,9 @@ _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
 
 _RECEIVED_OCTETS: Final = 1024
 """More than a Received field of ours can have."""
+
+_FULL_NOTICE_SECONDS: Final = 60.0
+"""Between two lines of the log that say that the quarantine is full: forged bounces come in floods."""
 
 _TENANT_PEEK_OCTETS: Final = 262_144
 """Exchange Online puts its fields behind long ones of others."""
@@ -260,6 +266,8 @@ class ProxySession:
         )
         if side.settings.add_received:
             transaction.trace = self._received(transaction.identifier)
+        if side.blocklists is not None and mail.path.null:
+            transaction.inquiry = side.blocklists.ask(self._client.address)
         if sender.disposition is Disposition.DEFER:
             transaction.cause = sender.reason
             return self._end(_LATER)
@@ -289,9 +297,7 @@ class ProxySession:
         return await self._ask_about(transaction, rcpt)
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        decision = transaction.stage.recipient(
-            transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
-        )
+        decision = await self._decided(transaction, rcpt.path)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
         marked = self._side.marks and transaction.given.null
@@ -317,6 +323,20 @@ class ProxySession:
         transaction.remember(recipient)
         return recipient.reply
 
+    async def _decided(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath]:
+        """Return what the stage says of a recipient, with what lists say of the client where that matters."""
+
+        def decide(client: Client) -> Decision[ForwardPath]:
+            return transaction.stage.recipient(transaction.given, path, client, transaction.rings, transaction.day)
+
+        decision = decide(self._client)
+        if transaction.inquiry is None:
+            return decision
+        if decide(replace(self._client, listed="some list")).disposition is decision.disposition:
+            return decision
+        zone = await transaction.inquiry.zone()
+        return decide(replace(self._client, listed=zone)) if zone else decision
+
     async def settle(self, asked: Asked) -> Reply:
         """Return the reply to a command that was said to the next hop; those before it are settled too."""
         while asked.reply is None:
@@ -340,6 +360,8 @@ class ProxySession:
         if Disposition.QUARANTINE in wanted:
             try:
                 transaction.begin_quarantine()
+            except QuarantineFullError as error:
+                self._discard_instead(transaction, error)
             except BatvError as error:
                 return self._end(_LATER, str(error))
         reply = _GO_AHEAD
@@ -373,6 +395,8 @@ class ProxySession:
         if transaction.quarantined is not None and not transaction.failed:
             try:
                 transaction.quarantined.write(octets)
+            except QuarantineFullError as error:
+                self._discard_instead(transaction, error)
             except BatvError as error:
                 transaction.fail(error)
         try:
@@ -396,8 +420,7 @@ class ProxySession:
         if transaction.failed:
             return await self._finish(transaction, _LATER)
         try:
-            if transaction.quarantined is not None:
-                await asyncio.to_thread(transaction.quarantined.commit)
+            await self._keep(transaction)
             if goes_on and transaction.held:
                 self._side.journal.check()
         except BatvError as error:
@@ -411,6 +434,23 @@ class ProxySession:
             transaction.fail(NextHopFault(f"{fault}, after the final dot: it may have the message"))
             return await self._finish(transaction, _LATER)
         return await self._finish(transaction, _OK if reply.positive and transaction.own_words else reply)
+
+    async def _keep(self, transaction: Transaction) -> None:
+        """Put the copy for the quarantine on the disk, if there is one; raises BatvError where that fails."""
+        if transaction.quarantined is not None:
+            try:
+                await asyncio.to_thread(transaction.quarantined.commit)
+            except QuarantineFullError as error:
+                self._discard_instead(transaction, error)
+
+    def _discard_instead(self, transaction: Transaction, error: QuarantineFullError) -> None:
+        """Go on without the copy, and say so, though not for each message of a flood."""
+        transaction.discard_instead()
+        now = asyncio.get_running_loop().time()
+        if now >= self._side.says_full_from:
+            self._side.says_full_from = now + _FULL_NOTICE_SECONDS
+            fields = {"session": self._identifier, "cause": error}
+            self._side.observer(Notice(Level.WARNING, "forged bounces are discarded, not kept", fields))
 
     def _refusal(self, transaction: Transaction, scanner: DataScanner) -> Reply | None:
         """Return the reply to a message whose content must not go on, or None."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from batv.config import SmtpSettings
     from batv.day import Day
     from batv.keyring import KeyRings
+    from batv.net.dnsbl import Blocklists
     from batv.net.next_hop import NextHop
     from batv.observe.event import Direction, Observer, TransactionEnded
     from batv.stage import Stage
@@ -58,6 +59,8 @@ class Side:
         hostname: what we call ourselves.
         clock: returns POSIX seconds.
         day: returns the day in UTC.
+        blocklists: asked about clients who bring bounces; None for no lists.
+        says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
     """
 
     direction: Direction
@@ -75,3 +78,5 @@ class Side:
     hostname: str
     clock: Callable[[], float]
     day: Callable[[], Day]
+    blocklists: Blocklists | None = None
+    says_full_from: float = 0.0

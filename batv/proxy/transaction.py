@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batv.net.connection import NextHopFault, SilenceFault
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batv.errors import BatvError
     from batv.keyring import KeyRings
     from batv.net.connection import NextHopConnection
+    from batv.net.dnsbl import Inquiry
     from batv.net.next_hop import Route
     from batv.proxy.side import Side
     from batv.smtp.extension import Capabilities
@@ -103,6 +104,7 @@ class Transaction:
         peek: reads what is wanted of the header.
         tenants: the message must come from one of these tenants of Exchange Online; None if from anybody.
         trace: a field that goes before the message.
+        inquiry: what lists of senders of backscatter were asked about the client; None if nothing.
         named: how many recipients the client named.
         recipients: those of them that were accepted, and the first of those that were not, in their order.
         status: value of the status field that the message is to carry, or None.
@@ -127,6 +129,7 @@ class Transaction:
     peek: HeaderPeek
     tenants: frozenset[bytes] | None = None
     trace: bytes = b""
+    inquiry: Inquiry | None = None
     named: int = 0
     recipients: list[Recipient] = field(default_factory=list)
     status: bytes | None = None
@@ -311,6 +314,7 @@ class Transaction:
         """Begin a copy of the message for the held recipients.
 
         Raises:
+            QuarantineFullError: there is no room for it.
             IoError: the quarantine takes none.
         """
         header = [("Return-Path", printable(self.given.octets))]
@@ -321,6 +325,17 @@ class Transaction:
         header.append(("X-Batv-Transaction", self.identifier))
         name = f"{self.side.clock():.6f}.{self.identifier}.batv"
         self.quarantined = self.side.quarantine.begin(name, header)
+
+    def discard_instead(self) -> None:
+        """Give up the copy for the quarantine, which is full: the message is discarded where it was to be kept."""
+        for recipient in self.recipients:
+            decision = recipient.decision
+            if decision.disposition is Disposition.QUARANTINE:
+                reason = f"{decision.reason}; quarantine full"
+                recipient.decision = replace(decision, disposition=Disposition.DISCARD, reason=reason)
+        if self.quarantined is not None:
+            self.quarantined.abandon()
+            self.quarantined = None
 
     def ended(self, session: str, client: Client, reply: Reply | None) -> TransactionEnded:
         """Return the record of the transaction.
