@@ -29,6 +29,7 @@ from batv.address import DOMAIN
 from batv.errors import ConfigError
 from batv.mac import Case
 from batv.policy import DomainPolicy, Policy
+from batv.rollout import OnLoss, Plan
 from batv.signing import Style
 from batv.tag import ForeignForm, Placement
 from batv.verdict import Disposition
@@ -54,6 +55,7 @@ __all__ = [
     "NextHopTls",
     "OutboundSettings",
     "Settings",
+    "RolloutSettings",
     "SmtpSettings",
     "StateSettings",
     "TagsSettings",
@@ -509,6 +511,9 @@ class DomainSettings(_Section):
     on_listed: Annotated[Disposition, _enum(Disposition, _ON_LISTED)] | None = Field(
         None, description="as `[dnsbl] on_listed`, for this domain; not set: as there"
     )
+    rollout: Literal["off", "auto"] = Field(
+        "off", description="auto: judging is switched on step by step, see [rollout]; off: it is in force at once"
+    )
 
 
 class DnsSettings(_Section):
@@ -612,6 +617,30 @@ class SmtpSettings(_Section):
     )
 
 
+class RolloutSettings(_Section):
+    """How domains with `rollout = "auto"` are switched on."""
+
+    observe_days: int = Field(7, ge=1, le=365, description="days for which every bounce passes, and is only judged")
+    mark_days: int = Field(7, ge=1, le=365, description="days for which forged bounces are marked")
+    quarantine_days: int = Field(
+        7,
+        ge=1,
+        le=365,
+        description="days for which forged bounces are quarantined; then `on_forged` and its kind are in force",
+    )
+    max_losses: int = Field(
+        0, ge=0, description="genuine bounces that may be withheld, or would have been, before a step has failed"
+    )
+    on_loss: Annotated[OnLoss, _enum(OnLoss)] = Field(
+        OnLoss.BACK, description="what a step that has failed leads to: back: one step; stop: no further by itself"
+    )
+
+    @property
+    def plan(self) -> Plan:
+        """The settings as the roll-out takes them."""
+        return Plan(self.observe_days, self.mark_days, self.quarantine_days, self.max_losses, self.on_loss)
+
+
 class NextHopSettings(_Section):
     """How long the next hop may take. Each is a little under what a client waits, so that it hears 451, not nothing."""
 
@@ -659,6 +688,7 @@ class Settings(_Section):
     tags: TagsSettings = Field(default_factory=TagsSettings)
     dns: DnsSettings = Field(default_factory=DnsSettings)
     dnsbl: DnsblSettings = Field(default_factory=DnsblSettings)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
 
     @field_validator("domains", mode="before")
     @classmethod
@@ -683,6 +713,12 @@ class Settings(_Section):
                     if name.encode() not in ours:
                         place = f"outbound.client_certificates.{number}.domains"
                         yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
+
+    @property
+    def automatic(self) -> dict[bytes, str]:
+        """The spellings of the domains that are switched on step by step, with their names in the settings."""
+        names = (name for name, wanted in self.domains.items() if wanted.rollout == "auto")
+        return {spelling: name for name in names for spelling in _spellings(name)}
 
     @property
     def policy(self) -> Policy:
@@ -711,6 +747,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "tags": TagsSettings,
     "dns": DnsSettings,
     "dnsbl": DnsblSettings,
+    "rollout": RolloutSettings,
 }
 """The options of each table; `domains` has one table for each domain."""
 

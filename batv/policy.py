@@ -5,27 +5,19 @@ A Policy is a value made from the settings. It knows no SMTP and no keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from batv.tag import ForeignForm, foreign_form
-from batv.verdict import Disposition
+from batv.verdict import SEVERITY, Disposition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batv.address import Mailbox
+    from batv.verdict import Verdict
 
 __all__ = ["DomainPolicy", "Policy"]
-
-_SEVERITY: Final = {
-    Disposition.PASS: 0,
-    Disposition.MARK: 1,
-    Disposition.QUARANTINE: 2,
-    Disposition.DISCARD: 3,
-    Disposition.REJECT: 3,
-}
-"""How bad it is for a bounce that should have been delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +41,19 @@ class DomainPolicy:
 
     def if_listed(self, disposition: Disposition) -> Disposition:
         """Return the worse of a disposition and `on_listed`; of equally bad ones the first."""
-        if self.on_listed is None or disposition not in _SEVERITY:
+        if self.on_listed is None or disposition not in SEVERITY:
             return disposition
-        return max(disposition, self.on_listed, key=_SEVERITY.__getitem__)
+        return max(disposition, self.on_listed, key=SEVERITY.__getitem__)
+
+    def disposition(self, verdict: Verdict) -> Disposition:
+        """Return what a forged bounce with this verdict gets."""
+        del verdict
+        return self.on_forged
+
+    def limited(self, limit: Callable[[Disposition], Disposition]) -> DomainPolicy:
+        """Return the policy with every disposition replaced by what a limit makes of it."""
+        listed = limit(self.on_listed) if self.on_listed is not None else None
+        return replace(self, on_forged=limit(self.on_forged), on_listed=listed)
 
     @property
     def marks(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
-__all__ = ["FORGED", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
+__all__ = ["FORGED", "SEVERITY", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
 
 
 class Verdict(Enum):
@@ -68,6 +68,16 @@ class Disposition(Enum):
     def __str__(self) -> str:
         """Return the word of the disposition."""
         return self.word
+
+
+SEVERITY: Final = {
+    Disposition.PASS: 0,
+    Disposition.MARK: 1,
+    Disposition.QUARANTINE: 2,
+    Disposition.DISCARD: 3,
+    Disposition.REJECT: 3,
+}
+"""How bad it is for a bounce that should have been delivered."""
 
 
 PathT = TypeVar("PathT")

@@ -52,6 +52,7 @@ _COMMANDS: Final = {
     "explain": ("batv.cli.address:explain", "Say what the proxies would do with an address, and why."),
     "key": ("batv.cli.keys:key", "Make, list and change keys."),
     "config": ("batv.cli.settings:config", "Check and show the settings."),
+    "rollout": ("batv.cli.rollout:rollout", "Show and move how far domains have been switched on."),
     "corpus": ("batv.cli.corpus:corpus", "Generate labelled bounces and replay them."),
     "demo": ("batv.cli.demo:demo", "Take the tour."),
 }

@@ -1,0 +1,140 @@
+"""The roll-out in a running service: what is evidence is counted, domains are moved on, dispositions are held down.
+
+What is counted goes to the file of the roll-out now and then, where all processes and all commands meet. A file that
+cannot be read or written leaves every domain where it is: nothing is withheld because something is broken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batv.observe.event import Direction, TransactionEnded
+from batv.rollout import Evidence, Phase, Progress, capped, classed, walked
+from batv.store.rollout import RolloutStore
+from batv.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batv.config import Settings
+    from batv.day import Day
+    from batv.observe.event import Event
+    from batv.policy import Policy
+
+__all__ = ["Rollout"]
+
+
+class Rollout:
+    """Where the domains stand, as this process knows it.
+
+    Args:
+        settings: the settings; they name the domains, the plan and the folder.
+
+    Attributes:
+        progress: where each domain stands, by its name in the settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._plan = settings.rollout.plan
+        self._names = settings.automatic
+        self._policy = settings.policy
+        self._store = RolloutStore(Path(settings.state.directory))
+        self._seen: dict[str, Evidence] = {}
+        self._signed: set[str] = set()
+        self._fingerprint: tuple[int, ...] | None = None
+        self.progress: dict[str, Progress] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any domain is to be switched on step by step."""
+        return bool(self._names)
+
+    def take_over(self, before: Rollout) -> None:
+        """Go on counting where another one was, after a reload."""
+        self._seen, self._signed = before._seen, before._signed
+
+    def observe(self, event: Event) -> None:
+        """Count what is evidence in an event."""
+        if not isinstance(event, TransactionEnded):
+            return
+        if event.direction is Direction.OUTBOUND:
+            name = self._name(event.reverse_path)
+            signed = any(outcome.verdict is Verdict.SIGNED for outcome in event.recipients)
+            if name is not None and signed and self._never_signed(name):
+                self._signed.add(name)
+        elif event.null_sender:
+            for outcome in event.recipients:
+                name = self._name(outcome.forward_path)
+                if name is not None:
+                    self._count(name, outcome.verdict)
+
+    def look(self, day: Day, lifetime: Callable[[str], int]) -> list[tuple[str, Progress]]:
+        """Write down what was counted, move the domains, and return those that have moved.
+
+        Args:
+            day: today.
+            lifetime: returns the days for which a tag of a domain is good.
+
+        Raises:
+            BatvError: the file cannot be read or written; what was counted is kept.
+        """
+        if not self._names:
+            return []
+
+        def changed(found: Mapping[str, Progress]) -> dict[str, Progress]:
+            after = dict(found)
+            for name in set(self._names.values()):
+                progress = found.get(name) or Progress(Phase.OBSERVE, day)
+                if name in self._signed and progress.first_signed is None:
+                    progress = replace(progress, first_signed=day)
+                progress = replace(progress, evidence=progress.evidence + self._seen.get(name, Evidence()))
+                after[name] = walked(progress, self._plan, day, lifetime(name))
+            return after
+
+        before = self.progress
+        self.progress = {name: each for name, each in self._store.change(changed).items() if name in self._wanted_names}
+        self._seen = {}
+        self._signed = set()
+        self._fingerprint = self._store.fingerprint()
+        return [
+            (name, each)
+            for name, each in self.progress.items()
+            if name not in before or before[name].phase != each.phase
+        ]
+
+    @property
+    def stale(self) -> bool:
+        """Whether somebody else has changed the file since it was last looked at."""
+        return bool(self._names) and self._store.fingerprint() != self._fingerprint
+
+    def applied(self, policy: Policy) -> Policy:
+        """Return what is wanted for all domains as far as they have come; those of which nothing is known look on."""
+        if not self._names:
+            return policy
+        domains = dict(policy.domains)
+        for spelling, name in self._names.items():
+            progress = self.progress.get(name)
+            phase = progress.phase if progress is not None else Phase.OBSERVE
+            domains[spelling] = domains[spelling].held_down(lambda wanted, phase=phase: capped(wanted, phase))  # type: ignore[misc]
+        return replace(policy, domains=domains)
+
+    @property
+    def _wanted_names(self) -> set[str]:
+        return set(self._names.values())
+
+    def _count(self, name: str, verdict: Verdict) -> None:
+        domain = self._policy.for_domain(name.encode())
+        if domain is None:
+            return
+        evidence = classed(verdict, domain.disposition(verdict))
+        if evidence is not None:
+            self._seen[name] = self._seen.get(name, Evidence()) + evidence
+
+    def _never_signed(self, name: str) -> bool:
+        progress = self.progress.get(name)
+        return progress is None or progress.first_signed is None
+
+    def _name(self, path: str) -> str | None:
+        return self._names.get(path.rpartition("@")[2].rstrip(">").lower().encode())
