@@ -55,6 +55,7 @@ from batv.verdict import Disposition, Verdict
 if TYPE_CHECKING:
     from batv.access import Holder
     from batv.address import ForwardPath, ReversePath
+    from batv.net.dnsbl import Inquiry
     from batv.net.next_hop import Route
     from batv.proxy.side import Side
     from batv.smtp.data import DataScanner
@@ -266,8 +267,7 @@ class ProxySession:
         )
         if side.settings.add_received:
             transaction.trace = self._received(transaction.identifier)
-        if side.blocklists is not None and mail.path.null:
-            transaction.inquiry = side.blocklists.ask(self._client.address)
+        transaction.inquiry = self._ask_lists(mail.path)
         if sender.disposition is Disposition.DEFER:
             transaction.cause = sender.reason
             return self._end(_LATER)
@@ -322,6 +322,10 @@ class ProxySession:
                 return self._asked(transaction, recipient)
         transaction.remember(recipient)
         return recipient.reply
+
+    def _ask_lists(self, path: ReversePath) -> Inquiry | None:
+        lists = self._side.blocklists
+        return lists.ask(self._client.address) if lists is not None and path.null else None
 
     async def _decided(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath]:
         """Return what the stage says of a recipient, with what lists say of the client where that matters."""
