@@ -17,6 +17,8 @@ Source: RFC 5321 sections 4.2 and 3.8; RFC 2920 section 3.1; RFC 3207 section 4.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from batv.smtp.origin import Origin
 
 __all__ = ["NextHopConnection", "NextHopFault", "SilenceFault", "TlsFault"]
+
+_RESETS: Final = struct.pack("ii", 1, 0)
+"""The value of SO_LINGER with which a socket that is closed is reset."""
 
 _GOES_AWAY: Final = 421
 _MESSAGE: Final = b"the message"
@@ -300,6 +305,8 @@ class NextHopConnection(asyncio.Protocol):
         self._waiting.clear()
         self._deadline.close()
         self.resume_writing()
-        # A server that takes nothing more would hold a closing transport with octets left to write for ever.
+        # A server that takes nothing more would hold a closing transport with octets left to write for ever; and the
+        # system holds a connection that is not reset for minutes, with all that was to go to such a server.
         if self._transport is not None and not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESETS)
             self._transport.abort()
