@@ -17,13 +17,28 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    import ssl
+    from collections.abc import Coroutine, Sequence
     from typing import Self
 
-__all__ = ["CLOSE", "RESET", "SILENCE", "Answer", "Connection", "Failure", "Message", "RecordingNextHop", "Stage"]
+__all__ = [
+    "CLOSE",
+    "RESET",
+    "SILENCE",
+    "TLS_READY",
+    "Answer",
+    "Connection",
+    "Failure",
+    "Message",
+    "RecordingNextHop",
+    "Stage",
+]
 
 _CHUNK_OCTETS: Final = 65_536
 _END: Final = b"\r\n.\r\n"
+TLS_READY: Final = b"220 2.0.0 go ahead\r\n"
+"""The reply to STARTTLS of a server that is ready."""
+_OFFERS: Final = (b"8BITMIME", b"SMTPUTF8", b"DSN")
 
 
 class Stage(Enum):
@@ -112,12 +127,16 @@ class Connection:
         commands: the command lines, in their order.
         content_octets: octets of messages, dots included.
         dots: final dots.
+        tls: version of TLS; empty in clear.
+        in_clear: how many of the commands came before TLS.
         ended: whether the peer has closed or cut it.
     """
 
     commands: list[bytes] = field(default_factory=list)
     content_octets: int = 0
     dots: int = 0
+    tls: str = ""
+    in_clear: int = 0
     ended: bool = False
 
 
@@ -131,21 +150,33 @@ class RecordingNextHop:
     Args:
         keep: whether the content of messages is kept; else only its digest is.
         rejects: local parts whose recipients get 550.
+        offers: keywords of its EHLO reply.
 
     Attributes:
+        tls: what TLS is done with; None where STARTTLS is not offered.
+        tls_first: whether TLS begins with the first octet; for connections from the next `listen` on.
+        tls_answer: what STARTTLS is answered with; where that is empty, the connection is closed.
+        tls_shakes: whether the handshake is answered after that.
         messages: those taken, in their order.
         connections: all there were, in their order.
         dots: set once a final dot has come; may be cleared.
         content: set once octets of a message have come; may be cleared.
     """
 
-    def __init__(self, *, keep: bool = True, rejects: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, *, keep: bool = True, rejects: frozenset[bytes] = frozenset(), offers: Sequence[bytes] = _OFFERS
+    ) -> None:
         self.messages: list[Message] = []
         self.connections: list[Connection] = []
         self.dots = Event()
         self.content = Event()
         self.rejects: Final = rejects
         self.keep: Final = keep
+        self.offers: Final = tuple(offers)
+        self.tls: ssl.SSLContext | None = None
+        self.tls_first = False
+        self.tls_answer = TLS_READY
+        self.tls_shakes = True
         self.failing: tuple[Stage, Failure] | None = None
         self.recipients_expected = 1
         self._loop: Final = asyncio.new_event_loop()
@@ -238,7 +269,10 @@ class RecordingNextHop:
         asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=_CHUNK_OCTETS)
+        context = self.tls if self.tls_first else None
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self.port, limit=_CHUNK_OCTETS, ssl=context
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop_listening(self) -> None:
@@ -257,7 +291,7 @@ class RecordingNextHop:
         task = asyncio.current_task()
         assert task is not None
         self._sessions.add(task)
-        connection = Connection()
+        connection = Connection(tls=_version(writer))
         self.connections.append(connection)
         try:
             with suppress(_GoneError, ConnectionError, asyncio.CancelledError):
@@ -283,7 +317,16 @@ class RecordingNextHop:
             connection.commands.append(line)
             match line[:4].upper():
                 case b"EHLO":
-                    await reply(Stage.EHLO, b"250-hop.example\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n")
+                    offers = [*([b"STARTTLS"] if self.tls is not None and not connection.tls else []), *self.offers]
+                    lines = [b"250-%b\r\n" % line for line in (b"hop.example", *offers[:-1])]
+                    await reply(Stage.EHLO, b"%b250 %b\r\n" % (b"".join(lines), offers[-1]))
+                case b"STAR" if self.tls is not None:
+                    if not self.tls_answer:
+                        raise _GoneError
+                    await reply(None, self.tls_answer)
+                    if self.tls_answer.startswith(b"2"):
+                        await self._start_tls(connection, reader, writer)
+                        mail, named, taken = b"", 0, []
                 case b"MAIL":
                     if mail:
                         await reply(None, b"503 5.5.1 nested MAIL\r\n")
@@ -310,6 +353,17 @@ class RecordingNextHop:
                     raise _GoneError
                 case _:
                     await reply(None, b"503 5.5.1 what?\r\n")
+
+    async def _start_tls(
+        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if not self.tls_shakes:
+            while await reader.read(_CHUNK_OCTETS):
+                pass
+            raise _GoneError
+        assert self.tls is not None
+        await writer.start_tls(self.tls)
+        connection.tls, connection.in_clear = _version(writer), len(connection.commands)
 
     async def _message(
         self,
@@ -381,3 +435,9 @@ class RecordingNextHop:
             peer = cast("socket.socket", writer.get_extra_info("socket"))
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise _GoneError
+
+
+def _version(writer: asyncio.StreamWriter) -> str:
+    """Return the version of TLS that a connection has; empty in clear."""
+    tls = writer.get_extra_info("ssl_object")
+    return str(tls.version()) if tls is not None else ""

@@ -40,7 +40,7 @@ LOOPS: Final = {"as-installed": SERVE, "asyncio": f"import sys; sys.modules['uvl
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 _SECONDS: Final = 60.0
-_LISTENING = re.compile(r"listening: direction=(\w+), address=(\S+):(\d+)")
+_LISTENING = re.compile(r"listening: direction=(\w+), address=(\S+):(\d+)(?P<tls>, tls=yes)?")
 
 
 def today() -> Day:
@@ -72,16 +72,18 @@ class ServiceProcess:
         next_hop: address of the next hop of both proxies.
         settings: more sections of the configuration.
         on_forged: what forged bounces to example.com get.
+        options: lines for the sections of both proxies.
         code: what the interpreter runs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what tests change of the configuration
         self,
         folder: Path,
         next_hop: str,
         settings: str = "",
         *,
         on_forged: str = "discard",
+        options: str = "",
         code: str = SERVE,
     ) -> None:
         self.folder: Final = folder
@@ -95,7 +97,7 @@ class ServiceProcess:
         self._ended = False
         self._process: subprocess.Popen[str] | None = None
         self._reader: Thread | None = None
-        self.configure(settings, on_forged=on_forged)
+        self.configure(settings, on_forged=on_forged, options=options)
         RingStore(folder / "keys").change(None, lambda old: old or self.ring)
 
     def __enter__(self) -> Self:
@@ -122,12 +124,13 @@ class ServiceProcess:
         on_forged: str = "discard",
         listen: str = "127.0.0.1:0",
         domains: Sequence[str] = ("example.com",),
+        options: str = "",
     ) -> None:
         """Write the configuration."""
         tables = "".join(f'\n[domains."{domain}"]\non_forged = "{on_forged}"\n' for domain in domains)
         self.config.write_text(
-            f'[outbound]\nlisten = ["127.0.0.1:0"]\nnext_hop = "{self.next_hop}"\n\n'
-            f'[inbound]\nlisten = ["{listen}"]\nnext_hop = "{self.next_hop}"\n{tables}\n{settings}'
+            f'[outbound]\nlisten = ["127.0.0.1:0"]\nnext_hop = "{self.next_hop}"\n{options}\n'
+            f'[inbound]\nlisten = ["{listen}"]\nnext_hop = "{self.next_hop}"\n{options}{tables}\n{settings}'
         )
 
     def start(self) -> None:
@@ -176,9 +179,11 @@ class ServiceProcess:
 
     # Where it is.
 
-    def address(self, direction: str) -> tuple[str, int]:
-        """Return where a proxy listens: the newest of its addresses."""
-        found = [match for match in _LISTENING.finditer(self.log) if match[1] == direction]
+    def address(self, direction: str, *, tls: bool = False) -> tuple[str, int]:
+        """Return where a proxy listens, in clear or with TLS from the first octet: the newest of such addresses."""
+        found = [
+            match for match in _LISTENING.finditer(self.log) if match[1] == direction and bool(match["tls"]) is tls
+        ]
         return found[-1][2], int(found[-1][3])
 
     @property

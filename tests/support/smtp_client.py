@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,9 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-__all__ = ["Heard", "SmtpClient"]
+__all__ = ["SERVER_NAME", "Heard", "SmtpClient"]
 
 _SECONDS: Final = 60.0
+SERVER_NAME: Final = "mx.example.com"
+"""What a client in TLS takes the server to be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,17 @@ class SmtpClient:
     Args:
         address: host and port.
         greet: whether to read the banner and say EHLO at once.
+        tls: what TLS is done with from the first octet; None for none.
+
+    Attributes:
+        socket: the connection, in clear or in TLS.
     """
 
-    def __init__(self, address: tuple[str, int], *, greet: bool = True) -> None:
-        self.socket: Final = socket.create_connection(address, timeout=_SECONDS)
-        self._file: Final = self.socket.makefile("rb")
+    def __init__(self, address: tuple[str, int], *, greet: bool = True, tls: ssl.SSLContext | None = None) -> None:
+        self.socket = socket.create_connection(address, timeout=_SECONDS)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=SERVER_NAME)
+        self._file = self.socket.makefile("rb")
         if greet:
             assert self.reply().code == 220
             assert self.say(b"EHLO client.example").code == 250
@@ -60,9 +69,28 @@ class SmtpClient:
                 text += line
                 if line[3:4] != b"-":
                     return Heard(int(line[:3]), text)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLError):
             pass
         return Heard(0, text)
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Say STARTTLS, and go on in TLS; EHLO is not said.
+
+        Raises:
+            ssl.SSLError: the handshake failed.
+        """
+        assert self.say(b"STARTTLS").code == 220
+        self.encrypt(context)
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Go on in TLS without a word.
+
+        Raises:
+            ssl.SSLError: the handshake failed.
+        """
+        self._file.close()
+        self.socket = context.wrap_socket(self.socket, server_hostname=SERVER_NAME)
+        self._file = self.socket.makefile("rb")
 
     def send(self, octets: bytes) -> None:
         """Send octets."""
