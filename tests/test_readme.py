@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from textwrap import dedent
 from typing import Final
 
 import click
@@ -18,13 +20,19 @@ import pytest
 
 from batv import errors
 from batv.cli import batv as command_line
-from batv.config import DomainSettings
+from batv.config import DomainSettings, Settings
 from batv.store.journal import JOURNAL_FIELDS
 from batv.verdict import STATUS_BY_VERDICT, Disposition, Verdict
+from tests.support.relay import merged
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _README: Final = (_ROOT / "README.md").read_text(encoding="utf-8")
 _BLOCKS: Final = re.findall(r"^```sh\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL)
+_SETTINGS: Final = re.findall(
+    r"^( *)```toml\n(.*?)^ *```$",
+    "\n".join((_ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "scripts/mta/README.md")),
+    re.MULTILINE | re.DOTALL,
+)
 _UNIT: Final = _ROOT / "scripts/deploy/batv.service"
 _MOVED: Final = re.compile(r"(?:/opt/batv|/usr/local/bin|/etc/(?:batv|systemd|logrotate\.d)|/var/lib/batv)\b")
 """What commands of the README write to; in tests it lies below another root."""
@@ -118,6 +126,17 @@ def test_every_command_of_the_readme_works_as_written(tmp_path: Path) -> None:
     assert "example.com" in host.run("batv --config /etc/batv/batv.toml config show")
     assert (host.root / "var/lib/batv/journal.jsonl").exists()
     assert (clone / "batv.toml").read_text() == tour
+
+
+@pytest.mark.parametrize("block", [dedent(indent + text) for indent, text in _SETTINGS])
+def test_the_settings_that_are_shown_are_taken(block: str) -> None:
+    """An administrator adds them to the file that `batv init` wrote."""
+    begun = {
+        "outbound": {"listen": ["127.0.0.1:10025"], "next_hop": "127.0.0.1:10026"},
+        "inbound": {"listen": ["127.0.0.1:10027"], "next_hop": "127.0.0.1:10028"},
+        "domains": {"example.com": {}},
+    }
+    Settings.model_validate(merged(begun, tomllib.loads(block)))
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_bounce_of_a_forgery_is_discarded_and_journalled(site: Site, token: st
     _send(site.lax_mx(), token, _JOE, "nobody@lax.example")
     site.remote.wait_for_log(r"to=<joe@example\.com>, .* status=sent \(250 2\.0\.0")
     entry = site.proxies.wait_for_journal(direction="inbound", forward_path=f"<{_JOE}>", disposition="discard")
-    assert entry["verdict"] == "untagged"
+    assert (entry["verdict"], entry["client"]) == ("untagged", "127.0.0.2")
     _send(site.mx(), f"after-{token}", "carol@remote.example", _JOE)
     site.home.maildir("joe").wait_for(f"after-{token}")
     assert [message["Subject"] for message in site.home.maildir("joe").holding(token)] == [f"after-{token}"]
@@ -218,6 +218,12 @@ class TestTheMx:
         message = site.home.maildir("joe").wait_for(token)
         assert message["Return-Path"] == "<carol@remote.example>"
 
+    def test_the_log_names_the_client_behind_the_proxy_too(self, site: Site, token: str) -> None:
+        """Whoever looks for a message by its queue id finds who sent it."""
+        _send(site.mx(), token, "carol@remote.example", _JOE)
+        queue_id = site.home.wait_for_log(rf"(\w+): message-id=<{token}@made\.example>")[1]
+        assert re.search(rf"{queue_id}: client=.*, orig_client=unknown\[127\.0\.0\.2\]", site.home.log())
+
     def test_an_answer_to_a_tagged_address_arrives(self, site: Site, token: str) -> None:
         """Some programs answer to the return path, as a person who writes."""
         _send(site.mx(), token, "carol@remote.example", site.proxies.command("sign", _JOE))
@@ -277,7 +283,8 @@ def test_the_variants_for_port_25_tell_bounces_apart_too(token: str, variant: st
         _submit(site, "submission", f"genuine-{token}", "nobody@lax.example")
         site.home.maildir("joe").wait_for(f"genuine-{token}")
         _send(site.mx(), f"forged-{token}", "", _JOE)
-        site.proxies.wait_for_journal(forward_path=f"<{_JOE}>", verdict="untagged", disposition="discard")
+        entry = site.proxies.wait_for_journal(forward_path=f"<{_JOE}>", verdict="untagged", disposition="discard")
+        assert entry["client"] == "127.0.0.2"
         _send(site.mx(), f"ordinary-{token}", "carol@remote.example", _JOE)
         site.home.maildir("joe").wait_for(f"ordinary-{token}")
         assert not site.home.maildir("joe").holding(f"forged-{token}")

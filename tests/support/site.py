@@ -81,8 +81,11 @@ directory = "keys"
 listen = ["127.0.0.1:{ports.outbound}"]
 next_hop = "127.0.0.1:{ports.after_outbound}"
 clients = ["127.0.0.1/32"]
+xforward_from = ["127.0.0.1/32"]
+require_local_source = true
 
 [inbound]
+xforward_from = ["127.0.0.1/32"]
 listen = ["127.0.0.1:{ports.inbound}"]
 next_hop = "127.0.0.1:{ports.after_inbound}"
 
