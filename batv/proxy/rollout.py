@@ -7,8 +7,9 @@ cannot be read or written leaves every domain where it is: nothing is withheld b
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batv.observe.event import Direction, TransactionEnded
 from batv.rollout import Evidence, Phase, Progress, capped, classed, walked
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
     from batv.observe.event import Event
     from batv.policy import Policy
 
-__all__ = ["Rollout"]
+__all__ = ["Counted", "Rollout"]
+
+
+class Counted(NamedTuple):
+    """What was counted of each domain, and which domains were seen to sign for the first time."""
+
+    seen: dict[str, Evidence]
+    signed: set[str]
 
 
 class Rollout:
@@ -52,8 +60,10 @@ class Rollout:
         return bool(self._names)
 
     def take_over(self, before: Rollout) -> None:
-        """Go on counting where another one was, after a reload."""
-        self._seen, self._signed = before._seen, before._signed
+        """Go on where another one was, after a reload: what it has counted counts, and what it knew is known."""
+        self.give_back(before.take())
+        names = set(self._names.values())
+        self.progress = {name: each for name, each in before.progress.items() if name in names}
 
     def observe(self, event: Event) -> None:
         """Count what is evidence in an event."""
@@ -70,38 +80,49 @@ class Rollout:
                 if name is not None:
                     self._count(name, outcome.verdict)
 
-    def look(self, day: Day, lifetime: Callable[[str], int]) -> list[tuple[str, Progress]]:
-        """Write down what was counted, move the domains, and return those that have moved.
+    def take(self) -> Counted:
+        """Return what was counted, and begin to count anew."""
+        counted = Counted(self._seen, self._signed)
+        self._seen, self._signed = {}, set()
+        return counted
+
+    def give_back(self, counted: Counted) -> None:
+        """Count again what could not be written down."""
+        for name, evidence in counted.seen.items():
+            self._seen[name] = self._seen.get(name, Evidence()) + evidence
+        self._signed |= counted.signed
+
+    def look(self, counted: Counted, day: Day, lifetime: Callable[[str], int]) -> list[tuple[str, Progress]]:
+        """Write down what was counted, move the domains, and return those that have moved. Waits for the disk.
 
         Args:
+            counted: what was counted since the last time.
             day: today.
             lifetime: returns the days for which a tag of a domain is good.
 
         Raises:
-            BatvError: the file cannot be read or written; what was counted is kept.
+            BatvError: the file cannot be read or written; every domain stays where it is.
         """
-        if not self._names:
-            return []
 
         def changed(found: Mapping[str, Progress]) -> dict[str, Progress]:
             after = dict(found)
-            for name in set(self._names.values()):
+            for name in names:
                 progress = found.get(name) or Progress(Phase.OBSERVE, day)
-                if name in self._signed and progress.first_signed is None:
+                if name in counted.signed and progress.first_signed is None:
                     progress = replace(progress, first_signed=day)
-                progress = replace(progress, evidence=progress.evidence + self._seen.get(name, Evidence()))
+                progress = replace(progress, evidence=progress.evidence + counted.seen.get(name, Evidence()))
                 after[name] = walked(progress, self._plan, day, lifetime(name))
             return after
 
+        names = set(self._names.values())
         before = self.progress
-        self.progress = {name: each for name, each in self._store.change(changed).items() if name in self._wanted_names}
-        self._seen = {}
-        self._signed = set()
+        found = self._store.change(changed)
         self._fingerprint = self._store.fingerprint()
+        self.progress = {name: found[name] for name in names}
         return [
             (name, each)
             for name, each in self.progress.items()
-            if name not in before or before[name].phase != each.phase
+            if name not in before or before[name].phase is not each.phase
         ]
 
     @property
@@ -117,12 +138,8 @@ class Rollout:
         for spelling, name in self._names.items():
             progress = self.progress.get(name)
             phase = progress.phase if progress is not None else Phase.OBSERVE
-            domains[spelling] = domains[spelling].held_down(lambda wanted, phase=phase: capped(wanted, phase))  # type: ignore[misc]
+            domains[spelling] = domains[spelling].limited(partial(capped, phase=phase))
         return replace(policy, domains=domains)
-
-    @property
-    def _wanted_names(self) -> set[str]:
-        return set(self._names.values())
 
     def _count(self, name: str, verdict: Verdict) -> None:
         domain = self._policy.for_domain(name.encode())

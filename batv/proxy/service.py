@@ -32,6 +32,7 @@ from batv.net.next_hop import NextHop
 from batv.net.server import Door
 from batv.net.tls import client_context, server_context
 from batv.observe.event import Direction, Level, Notice
+from batv.proxy.rollout import Rollout
 from batv.proxy.session import ProxySession
 from batv.proxy.side import Side
 from batv.smtp.auth import parse_credentials
@@ -48,13 +49,21 @@ if TYPE_CHECKING:
     from batv.config import InboundSettings, Settings
     from batv.keyring import KeyRings
     from batv.net.dnsbl import Blocklists
-    from batv.observe.event import Observer
+    from batv.observe.event import Event, Observer
+    from batv.policy import Policy
     from batv.proxy.workers import SharedListeners
+    from batv.rollout import Progress
     from batv.smtp.origin import Origin
     from batv.stage import Stage
     from batv.store.rings import RingStore
 
 __all__ = ["Service", "Source"]
+
+_ROLLOUT_SECONDS: Final = 5.0
+"""Between two looks at how far the domains have come."""
+
+_EVIDENCE_SECONDS: Final = 60.0
+"""After so long, what was counted is written down at the latest."""
 
 _WATCH_SECONDS: Final = 2.0
 """Between two looks at the ring files; well under the 5 seconds that are promised."""
@@ -148,9 +157,10 @@ class Service:
         self._directions = directions
         self._observer = observer
         self._clock = clock
-        self._stages = stages or _stage
+        self._stages = stages or self._stage
         self._shared = source.listeners
         self._settings = source.settings()
+        self._rollout = Rollout(self._settings)
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
         self._blocklists = self._open_blocklists(self._settings)
@@ -162,6 +172,8 @@ class Service:
         self._stopping = asyncio.Event()
         self._hangup = asyncio.Event()
         self._refused_fingerprint: Hashable = None
+        if self._rollout.wanted:
+            self.look_at_rollout()
 
     # What a shell calls.
 
@@ -196,6 +208,7 @@ class Service:
         """Serve until `stop` is called, then drain."""
         loop = asyncio.get_running_loop()
         watch = [loop.create_task(self._watch_rings()), loop.create_task(self._watch_hangup())]
+        watch.append(loop.create_task(self._watch_rollout()))
         try:
             await self._stopping.wait()
         finally:
@@ -235,6 +248,8 @@ class Service:
             self._notice(Level.ERROR, "reload refused, the old settings and keys stay", cause=error)
             return False
         self._settings, self._keys, self._quarantine = settings, keys, quarantine
+        before, self._rollout = self._rollout, Rollout(settings)
+        self._rollout.take_over(before)
         quarantine.max_octets = settings.state.quarantine_max_octets
         # What was asked of the old lists comes to its end by itself.
         self._blocklists = blocklists
@@ -243,6 +258,8 @@ class Service:
             self._journal = journal
         for proxy in self._proxies:
             self._apply(proxy, ends[proxy.direction], opened[proxy.direction])
+        if self._rollout.wanted:
+            self.look_at_rollout()
         self._notice(Level.INFO, "reloaded", keys=keys.store.directory)
         return True
 
@@ -259,6 +276,8 @@ class Service:
                 await asyncio.gather(*(door.emptied() for door in doors))
         for door in doors:
             await door.cut()
+        if self._rollout.wanted:
+            self.look_at_rollout()
         for proxy in self._proxies:
             proxy.side.next_hop.close()
         if self._blocklists is not None:
@@ -275,7 +294,7 @@ class Service:
         side = Side(
             direction=direction,
             stage=self._stages(settings, direction),
-            marks=direction is Direction.INBOUND and settings.policy.marks,
+            marks=direction is Direction.INBOUND and self._policy(settings).marks,
             rings=lambda: self._keys.rings,
             next_hop=NextHop(listener.next_hop, settings.next_hop, hostname, ends.link),
             access=ends.access,
@@ -283,7 +302,7 @@ class Service:
             xforward_from=listener.xforward_from,
             journal=self._journal,
             quarantine=self._quarantine,
-            observer=self._observer,
+            observer=self._tell,
             settings=settings.smtp,
             hostname=hostname,
             clock=self._clock,
@@ -320,7 +339,7 @@ class Service:
         side.settings = door.settings = settings.smtp
         door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
         side.stage = self._stages(settings, proxy.direction)
-        side.marks = proxy.direction is Direction.INBOUND and settings.policy.marks
+        side.marks = proxy.direction is Direction.INBOUND and self._policy(settings).marks
         side.access = ends.access
         side.xclient_from, side.xforward_from = listener.xclient_from, listener.xforward_from
         side.journal = self._journal
@@ -416,6 +435,66 @@ class Service:
                 )
         return _Keys(store, rings, fingerprint, self._clock())
 
+    # Roll-out.
+
+    def _policy(self, settings: Settings) -> Policy:
+        return self._rollout.applied(settings.policy)
+
+    def _stage(self, settings: Settings, direction: Direction) -> SigningStage | VerifyingStage:
+        if direction is Direction.INBOUND:
+            return VerifyingStage(self._policy(settings))
+        local_only = settings.outbound is not None and settings.outbound.require_local_source
+        return SigningStage(settings.policy, settings.tags.style, local_only)
+
+    def _tell(self, event: Event) -> None:
+        if self._rollout.wanted:
+            self._rollout.observe(event)
+        self._observer(event)
+
+    def _lifetime(self, domain: str) -> int:
+        """Return the days for which a tag of a domain is good, by the key with which it is good for longest."""
+        ring = self._keys.rings.ring_for(domain.encode())
+        return max((key.lifetime for key in ring.keys), default=0)
+
+    def look_at_rollout(self) -> None:
+        """Write down what was counted, and let the domains be judged as far as they have come."""
+        counted = self._rollout.take()
+        try:
+            moved = self._rollout.look(counted, Day.at(self._clock()), self._lifetime)
+        except BatvError as error:
+            self._rollout.give_back(counted)
+            self._notice(Level.ERROR, "roll-out not written, each domain stays where it is", cause=error)
+            return
+        self._tell_moved(moved)
+
+    def _tell_moved(self, moved: Sequence[tuple[str, Progress]]) -> None:
+        for domain, progress in moved:
+            self._notice(Level.INFO, "roll-out", domain=domain, phase=progress.phase.value, reason=progress.reason)
+        if moved:
+            for proxy in self._proxies:
+                proxy.side.stage = self._stages(self._settings, proxy.direction)
+                proxy.side.marks = proxy.direction is Direction.INBOUND and self._policy(self._settings).marks
+
+    async def _watch_rollout(self) -> None:
+        loop = asyncio.get_running_loop()
+        written = loop.time()
+        while True:
+            await asyncio.sleep(_ROLLOUT_SECONDS)
+            if not self._rollout.wanted or (not self._rollout.stale and loop.time() - written < _EVIDENCE_SECONDS):
+                continue
+            written = loop.time()
+            rollout, counted = self._rollout, self._rollout.take()
+            try:
+                # In a thread: who changes the file at the same moment is waited for.
+                moved = await asyncio.to_thread(rollout.look, counted, Day.at(self._clock()), self._lifetime)
+            except BatvError as error:
+                rollout.give_back(counted)
+                self._notice(Level.ERROR, "roll-out not written, each domain stays where it is", cause=error)
+            except Exception as error:  # noqa: BLE001 -- the next look must come all the same
+                self._fault("error in the roll-out", error)
+            else:
+                self._tell_moved(moved)
+
     async def _watch_hangup(self) -> None:
         while True:
             await self._hangup.wait()
@@ -462,13 +541,6 @@ class Service:
 
     def _notice(self, level: Level, what: str, **fields: object) -> None:
         self._observer(Notice(level, what, fields))
-
-
-def _stage(settings: Settings, direction: Direction) -> SigningStage | VerifyingStage:
-    if direction is Direction.INBOUND:
-        return VerifyingStage(settings.policy)
-    local_only = settings.outbound is not None and settings.outbound.require_local_source
-    return SigningStage(settings.policy, settings.tags.style, local_only)
 
 
 def _quarantine(settings: Settings) -> Quarantine:
