@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 """The checkout."""
 
-_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "long", "mta", "strace"})
+_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "fuzz", "long", "mta", "strace"})
 
 _PLACES: Final = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(ROOT / ".cache" / "exim")),
@@ -72,6 +73,8 @@ def _lacks(item: pytest.Item) -> str | None:
             return f"there is no {' and no '.join(missing)}: run scripts/test, or set BATV_TEST_WITHOUT=mta"
     if item.get_closest_marker("strace") is not None and shutil.which("strace") is None:
         return "there is no strace: run scripts/test, or set BATV_TEST_WITHOUT=strace"
+    if item.get_closest_marker("fuzz") is not None and find_spec("atheris") is None:
+        return "there is no atheris, which is for Linux on x86-64: run scripts/test, or set BATV_TEST_WITHOUT=fuzz"
     if item.get_closest_marker("realcorpus") is not None and not _corpora().is_dir():
         return f"there is no {_corpora()}: put the real bounces there, or say with BATV_CORPORA where they are"
     return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batv.smtp.data import DataScanner, Unstuffer
+from tests.support.reference import Scanned, scanned, unstuffed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,42 +49,8 @@ SEQUENCES: Final = [
 ]
 
 
-def reference(octets: bytes) -> tuple[bytes | None, bytes, int, bool]:
-    """Return what must be sent on, the rest, the octets received and whether some were bare, one octet at a time.
-
-    The first is None where the end is not there.
-    """
-    end = (b"\r\n" + octets).find(b"\r\n.\r\n")
-    if end < 0:
-        return None, b"", 0, False
-    message, rest = octets[:end], octets[end + 3 :]
-    lines: list[tuple[bytes, bool]] = []  # the line, and whether the client's own CRLF ended it
-    line, at, bare = b"", 0, False
-    while at < len(message):
-        octet = message[at : at + 1]
-        if message[at : at + 2] == b"\r\n":
-            lines.append((line, True))
-            line, at = b"", at + 2
-            continue
-        bare = bare or octet in b"\r\n\0"
-        if octet == b"\n":
-            lines.append((line, False))
-            line = b""
-        else:
-            line += b" " if octet in b"\r\0" else octet
-        at += 1
-    assert not line, "a message ends with the CRLF before its final dot"
-    out = b""
-    own = True
-    for text, own_end in lines:
-        made_by_us = text.startswith(b".") and (not own or (text == b"." and not own_end))
-        out += (b"." if made_by_us else b"") + text + b"\r\n"
-        own = own_end
-    return out, rest, len(message), bare
-
-
-def scan(pieces: Iterable[bytes]) -> tuple[bytes | None, bytes, int, bool]:
-    """Return what the scanner makes of the pieces, as `reference` does."""
+def scan(pieces: Iterable[bytes]) -> Scanned:
+    """Return what the scanner makes of the pieces, as the reference does."""
     scanner = DataScanner()
     out = []
     left = b""
@@ -93,8 +60,8 @@ def scan(pieces: Iterable[bytes]) -> tuple[bytes | None, bytes, int, bool]:
         else:
             out.append(scanner.feed(piece))
     if not scanner.done:
-        return None, b"", 0, False
-    return b"".join(out), scanner.rest + left, scanner.octets, scanner.bare
+        return Scanned(None, b"", 0, bare=False)
+    return Scanned(b"".join(out), scanner.rest + left, scanner.octets, scanner.bare)
 
 
 def ends_for_anybody(message: bytes) -> list[bytes]:
@@ -118,10 +85,10 @@ def check(octets: bytes, ways: Iterable[tuple[bytes, ...]]) -> None:
         octets: what the client sends after the 354.
         ways: ways in which the octets come in pieces.
     """
-    wanted = reference(octets)
+    wanted = scanned(octets)
     for pieces in ways:
         assert scan(pieces) == wanted, pieces
-    message = wanted[0]
+    message = wanted.message
     if message is not None:
         assert message.count(b"\r") == message.count(b"\n") == message.count(b"\r\n")
         assert b"\0" not in message
@@ -212,12 +179,6 @@ def test_nothing_but_the_start_of_an_end_is_held_back() -> None:
         assert out or held
     assert not scanner.done
     assert scanner.rest == b""
-
-
-def unstuffed(message: bytes) -> bytes:
-    """Return a message line by line without the first dot of each line that has one."""
-    lines = message.split(b"\r\n")
-    return b"\r\n".join(line.removeprefix(b".") for line in lines)
 
 
 def test_a_kept_message_has_its_dots_as_the_author_wrote_them() -> None:

@@ -1,0 +1,87 @@
+"""Tags: found where the reference finds them, and what is signed comes back octet for octet."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+from typing import Final
+
+from batv.address import Mailbox
+from batv.day import Day
+from batv.errors import AddressError
+from batv.keyring import Key, KeyRing, Secret
+from batv.mac import Case
+from batv.signing import Obstacle, Style, obstacle, sign, sign_with, strip, verify
+from batv.tag import Placement, Tag, foreign_form, looks_tagged, put_on, shorten, take_off
+from batv.verdict import Verdict
+from tests.support import reference
+
+__all__ = ["check", "checking"]
+
+_TODAY: Final = Day.from_iso("2026-11-23")
+_KEY: Final = Key(3, Secret(bytes(range(32))), _TODAY, 7, _TODAY)
+_RING: Final = KeyRing(_TODAY, (_KEY,))
+_STYLES: Final = [Style(case, placement) for case, placement in product(Case, Placement)]
+_TAG: Final = Tag(0, b"787", b"abcdef")
+
+
+def check(octets: bytes) -> None:
+    """Read octets as a mailbox, look for its tag, and sign it in every style.
+
+    Args:
+        octets: local part, `@` and domain; or any text, in which tags are shortened.
+    """
+    _check_shortened(octets)
+    try:
+        mailbox = Mailbox.parse(octets)
+    except AddressError:
+        return
+    wanted = reference.tagged(mailbox.local)
+    found = take_off(mailbox)
+    assert (found is None) == (wanted is None), "one finds a tag, one does not"
+    assert strip(mailbox) == (mailbox if found is None else found.mailbox)
+    looks_tagged(mailbox)
+    if found is not None and wanted is not None:
+        tag = found.tag
+        assert (tag.key_number, tag.stamp, tag.signature) == (wanted.key_number, wanted.stamp, wanted.signature)
+        assert (found.mailbox.local, found.mailbox.domain) == (wanted.rest, mailbox.domain)
+        assert (found.placement is Placement.PREFIX) == wanted.prefix
+        assert reference.mailbox(found.mailbox.octets) is not None, "what is left is no mailbox"
+        assert foreign_form(mailbox) is None
+        assert obstacle(mailbox) is Obstacle.TAGGED
+    else:
+        foreign_form(mailbox)
+        for placement in Placement:
+            again = take_off(put_on(mailbox, _TAG, placement))
+            assert again is not None
+            assert (again.tag, again.mailbox) == (_TAG, mailbox)
+    verify(mailbox, _RING, _TODAY)
+    for style in _STYLES:
+        _check_signed(mailbox, style, tagged=found is not None)
+
+
+def _check_signed(mailbox: Mailbox, style: Style, *, tagged: bool) -> None:
+    signed = sign(mailbox, _RING, _TODAY, style)
+    if isinstance(signed, Obstacle):
+        assert signed is obstacle(mailbox)
+        if tagged:
+            return
+        signed = sign_with(mailbox, _KEY, _TODAY, style)
+    assert strip(signed) == mailbox
+    assert reference.mailbox(signed.octets) == (signed.local, signed.domain)
+    found = verify(signed, _RING, _TODAY)
+    assert (found.verdict, found.mailbox) == (Verdict.VALID, mailbox)
+
+
+def _check_shortened(octets: bytes) -> None:
+    text = octets.decode("utf-8", "backslashreplace")
+    shown = shorten(text)
+    assert len(shown) == len(text)
+    for at in range(len(shown) - 14):
+        kind, number, signature = shown[at : at + 5], shown[at + 5 : at + 9], shown[at + 9 : at + 15]
+        whole = kind.isascii() and kind.lower() == "prvs=" and all(digit in "0123456789" for digit in number)
+        assert not (whole and all(digit in "0123456789abcdefABCDEF" for digit in signature)), "a whole tag is shown"
+
+
+checking = partial(nullcontext, check)
