@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 """The checkout."""
 
-_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "fuzz", "long", "mta", "strace"})
+_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "dns", "fuzz", "long", "mta", "strace"})
 
 _PLACES: Final = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(ROOT / ".cache" / "exim")),
@@ -71,6 +71,8 @@ def _lacks(item: pytest.Item) -> str | None:
         missing = [name for name in mark.args or _MAIL_SERVERS if shutil.which(name, path=_PLACES) is None]
         if missing:
             return f"there is no {' and no '.join(missing)}: run scripts/test, or set BATV_TEST_WITHOUT=mta"
+    if item.get_closest_marker("dns") is not None and shutil.which("dnsmasq", path=_PLACES) is None:
+        return "there is no dnsmasq: run scripts/test, or set BATV_TEST_WITHOUT=dns"
     if item.get_closest_marker("strace") is not None and shutil.which("strace") is None:
         return "there is no strace: run scripts/test, or set BATV_TEST_WITHOUT=strace"
     if item.get_closest_marker("fuzz") is not None and find_spec("atheris") is None:
