@@ -1,0 +1,158 @@
+"""Roll-out in a running service: what it counts, when it moves, and what the administrator's word does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from batv.day import SECONDS_A_DAY
+from batv.observe.event import Direction, Notice
+from batv.rollout import Evidence, Phase, Progress
+from batv.store.rollout import RolloutStore
+from tests.support.next_hop import RecordingNextHop
+from tests.support.relay import FIXED_DAY, World, badly_tagged, noon, running, signed
+from tests.support.smtp_client import SmtpClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.relay import Relay
+
+DOMAIN: Final = "example.com"
+JOE: Final = b"joe@example.com"
+AUTO: Final[dict[str, Any]] = {
+    "domains": {DOMAIN: {"rollout": "auto", "on_forged": "discard"}},
+    "rollout": {"observe_days": 2, "mark_days": 2, "quarantine_days": 2},
+}
+MESSAGE: Final = b"Subject: Undelivered\r\n\r\nnobody there\r\n"
+
+
+@pytest.fixture
+def next_hop() -> Iterator[RecordingNextHop]:
+    """A next hop that takes everything."""
+    with RecordingNextHop() as hop:
+        yield hop
+
+
+class Days:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+
+    def now(self) -> float:
+        """Return POSIX seconds."""
+        return noon() + self.passed * SECONDS_A_DAY
+
+
+async def send(relay: Relay, sender: bytes, recipient: bytes) -> int:
+    """Send a message through a proxy; return the code of the last reply."""
+
+    def say() -> int:
+        with SmtpClient(("127.0.0.1", relay.port)) as client:
+            client.say(b"EHLO client.example")
+            return client.mail(sender, [recipient], MESSAGE).code
+
+    return await asyncio.to_thread(say)
+
+
+def port(hop: RecordingNextHop) -> int:
+    """Return where the next hop listens."""
+    return int(hop.address.rpartition(":")[2])
+
+
+def test_a_forged_bounce_fares_worse_from_phase_to_phase(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Passed, marked, kept and at last discarded, on the days that the settings say; a good one always arrives."""
+
+    async def test() -> list[str]:
+        days = Days()
+        found: list[str] = []
+        RolloutStore(tmp_path / "var").path.parent.mkdir()
+        RolloutStore(tmp_path / "var").change(lambda _: {DOMAIN: Progress(Phase.OBSERVE, FIXED_DAY, FIXED_DAY + -9)})
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO, World(clock=days.now)) as relay:
+            for passed in range(8):
+                days.passed = passed
+                relay.service.look_at_rollout()
+                next_hop.forget()
+                assert await send(relay, b"", JOE) == 250
+                arrived = [message.content for message in next_hop.messages]
+                kept = len(list(relay.quarantine.iterdir())) if relay.quarantine.is_dir() else 0
+                found.append(
+                    "marked"
+                    if arrived and arrived[0].startswith(b"X-Batv-Status: invalid, missing")
+                    else "passed"
+                    if arrived
+                    else "kept"
+                    if kept > found.count("kept")
+                    else "discarded"
+                )
+                assert await send(relay, b"", signed(JOE, days_ago=-passed)) == 250
+                assert len(next_hop.messages) == len(arrived) + 1
+        return found
+
+    assert asyncio.run(test()) == ["passed"] * 2 + ["marked"] * 2 + ["kept"] * 2 + ["discarded"] * 2
+
+
+def test_what_was_counted_is_in_the_file_after_the_end(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """It is the evidence that an administrator looks at."""
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO) as relay:
+            for recipient in (JOE, JOE, badly_tagged(JOE), signed(JOE)):
+                assert await send(relay, b"", recipient) == 250
+            assert await send(relay, b"ann@peer.example", JOE) == 250
+
+    asyncio.run(test())
+    assert RolloutStore(tmp_path / "var").read()[DOMAIN].evidence == Evidence(unknown=2, forged=1)
+
+
+def test_the_first_signature_is_remembered(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """From it the days are counted before which nothing is withheld."""
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.OUTBOUND, port(next_hop), AUTO) as relay:
+            assert await send(relay, b"someone@elsewhere.example", b"ann@peer.example") == 250
+            relay.service.look_at_rollout()
+            assert RolloutStore(tmp_path / "var").read()[DOMAIN].first_signed is None
+            assert await send(relay, JOE, b"ann@peer.example") == 250
+
+    asyncio.run(test())
+    assert RolloutStore(tmp_path / "var").read()[DOMAIN].first_signed == FIXED_DAY
+
+
+def test_a_word_of_the_administrator_is_heard(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """`batv rollout` writes the file; the service goes by it, and says so in its log."""
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO) as relay:
+            RolloutStore(tmp_path / "var").change(
+                lambda found: {DOMAIN: found[DOMAIN].moved(Phase.ENFORCE, FIXED_DAY, "moved by hand")}
+            )
+            relay.service.look_at_rollout()
+            assert await send(relay, b"", JOE) == 250
+            assert not next_hop.messages
+            said = [event for event in relay.events if isinstance(event, Notice) and event.what == "roll-out"]
+            assert dict(said[-1].fields) == {"domain": DOMAIN, "phase": "enforce", "reason": "moved by hand"}
+
+    asyncio.run(test())
+
+
+def test_a_damaged_file_withholds_nothing(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """A domain of which nothing is known looks on."""
+
+    async def test() -> None:
+        state = tmp_path / "var"
+        state.mkdir()
+        (state / "rollout.json").write_text("{")
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO) as relay:
+            assert await send(relay, b"", JOE) == 250
+            assert len(next_hop.messages) == 1
+            assert [event.what for event in relay.events if isinstance(event, Notice) and "roll-out" in event.what] == [
+                "roll-out not written, each domain stays where it is"
+            ]
+
+    asyncio.run(test())
+    assert (tmp_path / "var" / "rollout.json").read_text() == "{"
