@@ -1,0 +1,539 @@
+"""The sent ledger: who sent a message with which Message-ID to whom, as keyed hashes.
+
+A genuine reply with a null sender that goes to a plain address (a receipt, a vacation notice) names the message that it
+answers. Whether this very recipient sent such a message to that very party is the one question that the ledger
+answers: for each of a message's own addresses and each of its recipients it has a hash of both and of the Message-ID,
+and another one for the recipient's domain.
+
+A hash has 8 octets, BLAKE2b under a key of its day, which is derived from the ledger's secret with HKDF-SHA256. Among
+the thirty million hashes of a month, one that was never written is found once in 10^11 times; without the secret
+nobody learns from the files who wrote to whom.
+
+There is one SQLite file a day, in UTC. An old day is dropped by removing its file, and a damaged one spoils no other
+day. A hash is the key of its row and all that there is of it: about 20 octets with what the tree of rows leaves free,
+two rows for a message to one recipient.
+
+Rules:
+
+1. Mail waits for nothing here. Entries are written some at a time by a thread; where they come faster than it writes,
+   or cannot be written, they are dropped and counted.
+2. Several processes may write and read. What one has noted, the others find after a tenth of a second.
+3. A ledger that cannot be read is one that knows nothing: the caller is told, and does what it would do without one.
+4. What a process has noted and not written yet is lost with it. A power cut may take what the disk did not have.
+
+Source: RFC 5869 (HKDF); RFC 7693 (BLAKE2); SQLite's documentation of its write-ahead log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from batv.address import fold
+from batv.day import Day
+from batv.errors import DayError, IoError, KeyRingDataError
+from batv.keyring import Secret
+from batv.observe.event import Level, Notice
+from batv.store.files import check_private_folder, locked, read_private, sweep, write_atomically
+from batv.store.sealing import opened, sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+__all__ = ["SECRET_NAME", "Ledger", "LedgerLimits", "open_secret"]
+
+SECRET_NAME: Final = "ledger.secret"  # noqa: S105 -- the name of a file
+"""Name of the file of the ledger's secret, in the folder of the key rings."""
+
+_SECRET_OCTETS: Final = 32
+_SECRET_FILE_LIMIT: Final = 1024
+_HEX_SECRET = re.compile(rb"[0-9a-f]{64}\n")
+_HASH_OCTETS: Final = 8
+_KEY_OCTETS: Final = 32
+_PAGE_OCTETS: Final = 4096
+_SUFFIX: Final = ".sqlite3"
+_NAME = re.compile(r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite3(?:\.[0-9a-f]{16}\.tmp)?(?:-wal|-shm|-journal)?")
+
+_GATHER_SECONDS: Final = 0.05
+"""For how long entries are gathered before they are written: whoever answers at once is to find them."""
+
+_AGAIN_SECONDS: Final = 1.0
+"""After a failure, before it is tried again."""
+
+_WRITE_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 1.0
+"""For which another process may hold the lock of a file."""
+
+_CLOSE_SECONDS: Final = 10.0
+
+_WAITING_ROWS: Final = 200_000
+"""Rows that may wait to be written: some seconds of the highest rate, and less than 20 MB."""
+
+_BATCH_ROWS: Final = 20_000
+
+_SIZE_ROWS: Final = 200_000
+"""Rows after which the size of all files is looked at again: 4 MB."""
+
+_CLAIM_ROWS: Final = 256
+"""Hashes that one look is for; a message that names more is looked up by the first."""
+
+_READER_CACHE_KIB: Final = 256
+_WRITER_CACHE_KIB: Final = 16_384
+
+_TABLES: Final = """\
+CREATE TABLE sent (hash INTEGER PRIMARY KEY);
+CREATE TABLE rescued (hash INTEGER PRIMARY KEY, times INTEGER NOT NULL);
+"""
+_ADD: Final = "INSERT OR IGNORE INTO sent SELECT value FROM json_each(?)"
+_FIND: Final = "SELECT 1 FROM json_each(?) AS claim JOIN sent ON sent.hash = claim.value LIMIT 1"
+_TAKE: Final = (
+    "INSERT INTO rescued VALUES (?, 1) ON CONFLICT (hash) DO UPDATE SET times = times + 1 WHERE times < ?"
+    " RETURNING times"
+)
+_GIVE_BACK: Final = "UPDATE rescued SET times = times - 1 WHERE hash = ? AND times > 0"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLimits:
+    """How much the ledger keeps.
+
+    Attributes:
+        keep_days: days for which an entry is kept; today is the first.
+        max_octets: what its files may take on the disk; beyond that the oldest days go.
+        max_rescues: messages a day (UTC) that are let through to one recipient.
+    """
+
+    keep_days: int = 30
+    max_octets: int = 2 << 30
+    max_rescues: int = 100
+
+
+class Ledger:
+    """The sent ledger of this host.
+
+    Args:
+        directory: its folder; made, mode 0700, when something is written. On a local file system.
+        secret: what the keys of its days are derived from.
+        today: returns the day in UTC.
+        limits: how much it keeps.
+        domains: ours, in lower case: a sender's address elsewhere is not noted, since nothing to it is judged here.
+
+    Attributes:
+        limits: as above; may be replaced.
+        domains: as above; may be replaced.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        secret: Secret,
+        today: Callable[[], Day],
+        limits: LedgerLimits,
+        domains: frozenset[bytes],
+    ) -> None:
+        self.directory = directory
+        self.limits = limits
+        self.domains = domains
+        self._secret = secret
+        self._today = today
+        self._keys: dict[Day, blake2b] = {}
+        self._lock = Lock()
+        self._waiting: dict[Day, list[int]] = {}
+        self._waiting_rows = 0
+        self._dropped = 0
+        self._nameless = 0
+        self._fault: Exception | None = None
+        self._wake = Event()
+        self._closing = Event()
+        self._writer: Thread | None = None
+        self._reading = Lock()
+        self._readers: dict[Day, sqlite3.Connection] = {}
+
+    # What the proxies call. Nothing here waits for the disk.
+
+    def note(self, message_id: bytes, senders: Iterable[bytes], recipients: Iterable[bytes]) -> None:
+        """Note a message that was sent today.
+
+        Args:
+            message_id: without its brackets; empty if it has none, which is counted.
+            senders: addresses that replies to it may go to.
+            recipients: addresses that it was sent to.
+        """
+        if not message_id:
+            self._nameless += 1
+            return
+        own = {address for each in senders if (address := fold(each)).rpartition(b"@")[2] in self.domains}
+        if not own:
+            return
+        day = self._today()
+        parties = {name for each in recipients for name in _names(each)}
+        rows = list(self._hashes(day, (message_id,), own, parties))
+        with self._lock:
+            if self._waiting_rows + len(rows) > _WAITING_ROWS or self._closing.is_set():
+                self._dropped += 1
+                return
+            self._waiting.setdefault(day, []).extend(rows)
+            self._waiting_rows += len(rows)
+            if self._writer is None:
+                self._writer = Thread(target=self._write_on, name="ledger", daemon=True)
+                self._writer.start()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def notices(self) -> list[Notice]:
+        """Return what an administrator should know and has not been told: what is not in the ledger, and why."""
+        found = []
+        nameless, self._nameless = self._nameless, 0
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            fault, self._fault = self._fault, None
+        if nameless:
+            found.append(
+                Notice(Level.WARNING, "mail without a Message-ID: replies cannot name it", {"count": nameless})
+            )
+        if dropped:
+            found.append(Notice(Level.WARNING, "mail not noted in the ledger", {"count": dropped}))
+        if fault is not None:
+            fields = {"ledger": self.directory, "cause": fault}
+            found.append(Notice(Level.ERROR, "ledger fails: replies count as it finds them", fields))
+        return found
+
+    # What blocks: to be called outside the event loop.
+
+    def knows(self, message_ids: Iterable[bytes], sender: bytes, parties: Iterable[bytes]) -> bool:
+        """Return whether a message with one of these ids was sent by this sender to one of these parties.
+
+        Args:
+            message_ids: without their brackets.
+            sender: the address.
+            parties: each an address, or `@` and a domain for anybody there.
+
+        Raises:
+            IoError: that is not known, since a day's file cannot be read.
+        """
+        ids, own, names = tuple(message_ids), (fold(sender),), [fold(each) for each in parties]
+        if not ids or not names:
+            return False
+        fault: Exception | None = None
+        today = self._today()
+        with self._reading:
+            try:
+                days = self._days_on_disk(today)
+            except OSError as error:
+                raise _unreadable(self.directory, error) from error
+            for day in days:
+                rows = []
+                for row in self._hashes(day, ids, own, names):
+                    rows.append(row)
+                    if len(rows) >= _CLAIM_ROWS:
+                        break
+                try:
+                    if self._reader(day).execute(_FIND, (str(rows),)).fetchone() is not None:
+                        return True
+                except (sqlite3.Error, OSError) as error:
+                    self._forget_reader(day)
+                    fault = error
+        if fault is not None:
+            self._failed(fault)
+            raise _unreadable(self.directory, fault) from fault
+        return False
+
+    def take_rescue(self, sender: bytes) -> bool:
+        """Count a message that is to be let through to a sender, and return whether it may be.
+
+        Raises:
+            IoError: it cannot be counted.
+        """
+        day = self._today()
+        try:
+            with closing(self._open(day, _READ_SECONDS)) as connection:
+                found = connection.execute(_TAKE, (self._hash_of(day, sender), self.limits.max_rescues)).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+            raise _unreadable(self.directory, error) from error
+        return found is not None
+
+    def give_back_rescue(self, sender: bytes) -> None:
+        """Count a message no more that was not delivered after all."""
+        day = self._today()
+        try:
+            with closing(self._open(day, _READ_SECONDS)) as connection:
+                connection.execute(_GIVE_BACK, (self._hash_of(day, sender),))
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        """Write what waits, and close the files."""
+        self._closing.set()
+        self._wake.set()
+        if self._writer is not None:
+            self._writer.join(_CLOSE_SECONDS)
+        with self._reading:
+            for day in list(self._readers):
+                self._forget_reader(day)
+
+    # Hashes.
+
+    def _hashes(
+        self, day: Day, message_ids: Iterable[bytes], senders: Iterable[bytes], parties: Iterable[bytes]
+    ) -> Iterator[int]:
+        keyed = self._keyed(day)
+        for message_id in message_ids:
+            for sender in senders:
+                # No address holds a NUL, so that no two triples are the same octets.
+                begun = keyed.copy()
+                begun.update(b"%b\0%b\0" % (message_id.replace(b"\0", b" "), sender))
+                for party in parties:
+                    state = begun.copy()
+                    state.update(party)
+                    yield int.from_bytes(state.digest(), "big", signed=True)
+
+    def _hash_of(self, day: Day, sender: bytes) -> int:
+        return next(self._hashes(day, (b"",), (fold(sender),), (b"",)))
+
+    def _keyed(self, day: Day) -> blake2b:
+        state = self._keys.get(day)
+        if state is None:
+            info = b"batv sent ledger " + day.iso().encode()
+            key = HKDF(SHA256(), _KEY_OCTETS, salt=None, info=info).derive(self._secret.octets)
+            if len(self._keys) > 2 * self.limits.keep_days:
+                self._keys.clear()
+            state = self._keys[day] = blake2b(digest_size=_HASH_OCTETS, key=key)
+        return state
+
+    # The thread that writes.
+
+    def _write_on(self) -> None:
+        connection: sqlite3.Connection | None = None
+        open_day: Day | None = None
+        rows_since = _SIZE_ROWS
+        while True:
+            self._wake.wait()
+            self._closing.wait(_GATHER_SECONDS)
+            self._wake.clear()
+            failed = False
+            while not failed and (batch := self._batch()) is not None:
+                day, rows = batch
+                try:
+                    if open_day != day or connection is None or rows_since >= _SIZE_ROWS:
+                        self._drop_old()
+                        rows_since = 0
+                    if open_day != day or connection is None:
+                        if connection is not None:
+                            connection.close()
+                        connection, open_day = None, day
+                        connection = self._open(day, _WRITE_SECONDS)
+                        connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+                    connection.execute(_ADD, (str(rows),))
+                    rows_since += len(rows)
+                except (sqlite3.Error, OSError) as error:
+                    if connection is not None:
+                        with suppress(sqlite3.Error):
+                            connection.close()
+                    connection = None
+                    self._put_back(day, rows)
+                    self._failed(error)
+                    failed = True
+            if self._closing.is_set() and (failed or not self._waiting):
+                break
+            if failed and not self._closing.wait(_AGAIN_SECONDS):
+                self._wake.set()
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _batch(self) -> tuple[Day, list[int]] | None:
+        with self._lock:
+            for day in self._waiting:
+                waiting = self._waiting.pop(day)
+                rows, rest = waiting[:_BATCH_ROWS], waiting[_BATCH_ROWS:]
+                if rest:
+                    self._waiting[day] = rest
+                self._waiting_rows -= len(rows)
+                rows.sort()  # neighbours lie on the same page
+                return day, rows
+        return None
+
+    def _put_back(self, day: Day, rows: list[int]) -> None:
+        with self._lock:
+            self._waiting.setdefault(day, []).extend(rows)
+            self._waiting_rows += len(rows)
+
+    def _failed(self, error: Exception) -> None:
+        with self._lock:
+            self._fault = error
+
+    # Files.
+
+    def _path(self, day: Day) -> Path:
+        return self.directory / f"{day.iso()}{_SUFFIX}"
+
+    def _open(self, day: Day, seconds: float) -> sqlite3.Connection:
+        """Open the file of a day to write to, and make it if there is none."""
+        path = self._path(day)
+        if not path.exists():
+            self._make(path)
+        connection = _connected(path, seconds)
+        try:
+            # A commit does not wait for the disk; the log of a crashed process is whole all the same.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _make(self, path: Path) -> None:
+        """Make the file of a day, which has its tables from the moment it has its name."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+        # SQLite gives its other files the mode of this one.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        try:
+            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA page_size = {_PAGE_OCTETS}")
+                connection.executescript(_TABLES)
+                connection.execute("PRAGMA journal_mode = WAL")
+            with suppress(FileExistsError):  # another process was faster
+                os.link(temporary, path, follow_symlinks=False)
+        finally:
+            for name in self.directory.glob(f"{temporary.name}*"):
+                name.unlink(missing_ok=True)
+
+    def _reader(self, day: Day) -> sqlite3.Connection:
+        connection = self._readers.get(day)
+        if connection is None:
+            connection = _connected(self._path(day), _READ_SECONDS)
+            self._readers[day] = connection
+            connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+        return connection
+
+    def _forget_reader(self, day: Day) -> None:
+        connection = self._readers.pop(day, None)
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _days_on_disk(self, today: Day) -> Sequence[Day]:
+        """Return the days that count and have a file, the last one first; close what is open of others."""
+        days = {
+            day
+            for day, entry in self._files()
+            if -1 <= today - day < self.limits.keep_days and entry.name.endswith(_SUFFIX)
+        }
+        for day in self._readers.keys() - days:
+            self._forget_reader(day)
+        return sorted(days, reverse=True)
+
+    def _files(self) -> Iterator[tuple[Day, os.DirEntry[str]]]:
+        try:
+            entries = os.scandir(self.directory)
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                with suppress(DayError):  # the name of no day is none of ours
+                    if match is not None:
+                        yield Day.from_iso(match["day"]), entry
+
+    def _drop_old(self) -> None:
+        """Remove the days that are over, and the oldest of those that take too much.
+
+        Raises:
+            OSError: what is left takes more than there may be.
+        """
+        today = self._today()
+        sizes: dict[Day, int] = {}
+        files: dict[Day, list[str]] = {}
+        for day, entry in self._files():
+            with suppress(OSError):
+                sizes[day] = sizes.get(day, 0) + entry.stat(follow_symlinks=False).st_size
+                files.setdefault(day, []).append(entry.path)
+        total = sum(sizes.values())
+        for day in sorted(files):
+            if day >= today or (today - day < self.limits.keep_days and total <= self.limits.max_octets):
+                break
+            total -= sizes[day]
+            for name in sorted(files[day]):
+                with suppress(OSError):
+                    Path(name).unlink()
+        if total > self.limits.max_octets:
+            raise OSError("one day takes more than ledger.max_mib allows: raise it")
+
+
+def _connected(path: Path, seconds: float) -> sqlite3.Connection:
+    # Not made where it is not there, nor opened for reading only: its log may have to be recovered.
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, timeout=seconds, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def open_secret(directory: Path, master_key: Secret | None) -> Secret:
+    """Return the ledger's secret, which is made where there is none.
+
+    It lies with the key rings, not with the ledger: a copy of the ledger alone tells nothing. A secret that is lost
+    takes the ledger with it, and nothing else.
+
+    Args:
+        directory: folder of the key rings.
+        master_key: 32 octets under which it is sealed; None where rings are plain. A plain one is read too.
+
+    Raises:
+        KeyRingDataError: the file is damaged, or was sealed under another master key.
+        CannotCreateError, IoError, TryAgainError, UnsafeFileError: it cannot be read or made.
+    """
+    path = directory / SECRET_NAME
+    plain = _read_secret(path, master_key)
+    if plain is not None:
+        return plain
+    owner = check_private_folder(directory) if os.geteuid() == 0 else None
+    with locked(directory, owner=owner):
+        sweep(directory, SECRET_NAME)
+        plain = _read_secret(path, master_key)
+        if plain is None:
+            plain = Secret(secrets.token_bytes(_SECRET_OCTETS))
+            octets = plain.octets.hex().encode() + b"\n"
+            if master_key is not None:
+                octets = sealed(octets, SECRET_NAME, master_key)
+            write_atomically(path, octets, owner=owner)
+    return plain
+
+
+def _read_secret(path: Path, master_key: Secret | None) -> Secret | None:
+    try:
+        octets = read_private(path, _SECRET_FILE_LIMIT)
+    except FileNotFoundError:
+        return None
+    remedy = "restore it from a copy, or remove it and begin a new ledger"
+    if octets.startswith(b"{"):
+        if master_key is None:
+            raise KeyRingDataError(f"{path} is sealed, and the settings name no master key", "name it, or " + remedy)
+        try:
+            fields = json.loads(octets)
+        except ValueError as error:
+            raise KeyRingDataError(f"{path} is damaged", remedy) from error
+        octets = opened(fields, SECRET_NAME, path, master_key)
+    if not _HEX_SECRET.fullmatch(octets):
+        raise KeyRingDataError(f"{path} is damaged", remedy)
+    return Secret(bytes.fromhex(octets.decode()))
+
+
+def _names(recipient: bytes) -> tuple[bytes, bytes]:
+    """Return what a party may be known by: its address, and its domain."""
+    address = fold(recipient)
+    return address, b"@" + address.rpartition(b"@")[2]
+
+
+def _unreadable(directory: Path, error: Exception) -> IoError:
+    return IoError(f"cannot use the ledger {directory}: {error}", "mend it, or remove the file of that day")

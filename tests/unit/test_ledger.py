@@ -1,0 +1,291 @@
+"""The sent ledger: it knows who sent what to whom, and mail never waits for it."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from contextlib import closing
+from threading import Thread
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from batv.day import Day
+from batv.errors import IoError, KeyRingDataError, UnsafeFileError
+from batv.keyring import Secret
+from batv.observe.event import Level
+from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits, open_secret
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SECRET: Final = Secret(bytes(range(32)))
+_TODAY: Final = Day.from_iso("2026-11-23")
+_JOE: Final = b"joe@example.com"
+_BOB: Final = b"bob@peer.example"
+
+
+class _Site:
+    """A folder for a ledger, and a day that can be set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.day = _TODAY
+        self.opened: list[Ledger] = []
+
+    def ledger(self, limits: LedgerLimits | None = None, secret: Secret = _SECRET) -> Ledger:
+        """Return one more ledger in the same folder, as another process has it."""
+        ledger = Ledger(
+            self.folder, secret, lambda: self.day, limits or LedgerLimits(), frozenset({b"example.com", b"b.example"})
+        )
+        self.opened.append(ledger)
+        return ledger
+
+    def noted(self, number: int = 0, limits: LedgerLimits | None = None) -> None:
+        """Note a message of today, and wait until it is written."""
+        ledger = self.ledger(limits)
+        ledger.note(b"%d@x" % number, (_JOE,), (_BOB,))
+        ledger.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[_Site]:
+    """A folder."""
+    site = _Site(tmp_path / "ledger")
+    yield site
+    for ledger in site.opened:
+        ledger.close()
+
+
+def test_it_knows_who_sent_a_message_to_whom(site: _Site) -> None:
+    """All three must fit: ids are public in archives, and so is who writes to a list."""
+    ledger = site.ledger()
+    ledger.note(b"1@x", (_JOE, b"Office@B.example"), (_BOB, b"Eve@Far.example"))
+    ledger.note(b"2@x", (b"ann@example.com",), (b"carol@peer.example",))
+    ledger.close()
+    ledger = site.ledger()
+    for own in (_JOE, b"JOE@example.COM", b"office@b.example"):
+        for party in (_BOB, b"BOB@peer.EXAMPLE", b"eve@far.example", b"@peer.example", b"@FAR.example"):
+            assert ledger.knows((b"no@x", b"1@x"), own, (b"nobody@else.example", party))
+    assert not ledger.knows((b"2@x",), _JOE, (_BOB,))
+    assert not ledger.knows((b"1@x",), _JOE, (b"carol@peer.example", b"@peer", b"peer.example", b""))
+    assert not ledger.knows((b"1@X", b"1@x ", b""), _JOE, (_BOB,))
+    assert not ledger.knows((b"1@x",), b"ann@example.com", (_BOB,))
+    assert not ledger.knows((), _JOE, (_BOB,))
+    assert not ledger.knows((b"1@x",), _JOE, ())
+
+
+def test_what_one_process_notes_another_one_finds_soon(site: _Site) -> None:
+    """Workers share a ledger; a vacation program answers within a second."""
+    writer, reader = site.ledger(), site.ledger()
+    assert not reader.knows((b"1@x",), _JOE, (_BOB,))
+    writer.note(b"1@x", (_JOE,), (_BOB,))
+    until(lambda: reader.knows((b"1@x",), _JOE, (_BOB,)), "the entry")
+
+
+def test_several_processes_write_at_once(site: _Site) -> None:
+    """None loses what another one writes, from the first file on."""
+    ledgers = [site.ledger() for _ in range(4)]
+
+    def work(number: int) -> None:
+        for count in range(500):
+            ledgers[number].note(b"%d.%d@x" % (number, count), (_JOE,), (_BOB,))
+        ledgers[number].close()
+
+    threads = [Thread(target=work, args=(number,)) for number in range(len(ledgers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reader = site.ledger()
+    for number in range(len(ledgers)):
+        for count in range(0, 500, 50):
+            assert reader.knows((b"%d.%d@x" % (number, count),), _JOE, (_BOB,))
+
+
+def test_an_address_of_another_domain_is_not_noted(site: _Site) -> None:
+    """Nothing that goes there is judged here."""
+    ledger = site.ledger()
+    ledger.note(b"1@x", (b"joe@elsewhere.example", b"joe", b""), (_BOB,))
+    ledger.close()
+    assert not site.folder.exists()
+
+
+def test_entries_are_kept_for_their_days_and_no_longer(site: _Site) -> None:
+    """The day of an entry is the first; its file goes with it."""
+    limits = LedgerLimits(keep_days=3)
+    site.noted(1, limits)
+    for later, kept in ((1, True), (2, True), (3, False)):
+        site.day = _TODAY + later
+        assert site.ledger(limits).knows((b"1@x",), _JOE, (_BOB,)) is kept
+    site.noted(2, limits)
+    assert {path.name[:10] for path in site.folder.iterdir()} == {"2026-11-26"}
+
+
+def test_a_day_that_begins_while_it_runs_gets_its_own_file(site: _Site) -> None:
+    """Both days are found."""
+    ledger = site.ledger()
+    ledger.note(b"1@x", (_JOE,), (_BOB,))
+    site.day = _TODAY + 1
+    ledger.note(b"2@x", (_JOE,), (_BOB,))
+    ledger.close()
+    assert {path.name[:10] for path in site.folder.iterdir()} == {"2026-11-23", "2026-11-24"}
+    for number in (b"1@x", b"2@x"):
+        assert site.ledger().knows((number,), _JOE, (_BOB,))
+
+
+def test_the_oldest_days_go_where_all_take_too_much(site: _Site) -> None:
+    """The disk is not filled; the last days matter most."""
+    for number in range(4):
+        site.day = _TODAY + number
+        site.noted(number)
+    octets = sum(path.stat().st_size for path in site.folder.iterdir())
+    limits = LedgerLimits(max_octets=octets * 3 // 4)
+    site.noted(9, limits)
+    assert sorted(path.name[:10] for path in site.folder.iterdir()) == ["2026-11-24", "2026-11-25", "2026-11-26"]
+
+
+def test_a_day_that_takes_too_much_by_itself_is_no_longer_written(site: _Site) -> None:
+    """And the log says which option to raise."""
+    ledger = site.ledger(LedgerLimits(max_octets=0))
+    site.noted()
+    ledger.note(b"2@x", (_JOE,), (_BOB,))
+    ledger.close()
+    assert not ledger.knows((b"2@x",), _JOE, (_BOB,))
+    assert [str(notice.fields.get("cause")) for notice in ledger.notices()] == [
+        "one day takes more than ledger.max_mib allows: raise it"
+    ]
+
+
+def test_a_file_is_for_its_user_only_and_tells_nothing(site: _Site) -> None:
+    """Neither an address nor an id stands in it, and without the secret nothing can be looked up."""
+    site.noted()
+    (path,) = site.folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(site.folder.stat().st_mode) == 0o700
+    octets = path.read_bytes()
+    assert not any(word in octets for word in (b"0@x", b"joe", b"peer"))
+    assert not site.ledger(secret=Secret(bytes(32))).knows((b"0@x",), _JOE, (_BOB,))
+
+
+def test_two_days_have_no_hash_in_common(site: _Site) -> None:
+    """Whoever has the files cannot follow a conversation through the days."""
+    site.noted()
+    site.day = _TODAY + 1
+    site.noted()
+    found = []
+    for path in sorted(site.folder.iterdir()):
+        with closing(sqlite3.connect(path)) as connection:
+            found.append({row[0] for row in connection.execute("SELECT hash FROM sent")})
+    assert len(found) == len(found[0]) == len(found[1]) == 2
+    assert not found[0] & found[1]
+
+
+def test_a_damaged_day_is_told_of_and_spoils_no_other(site: _Site) -> None:
+    """What another day knows is found; else nobody says that it is not there."""
+    site.noted(1)
+    (path,) = site.folder.iterdir()
+    path.write_bytes(b"this is no database " * 400)
+    site.day = _TODAY + 1
+    site.noted(2)
+    ledger = site.ledger()
+    assert ledger.knows((b"2@x",), _JOE, (_BOB,))
+    with pytest.raises(IoError, match="cannot use the ledger"):
+        ledger.knows((b"1@x",), _JOE, (_BOB,))
+    (notice,) = ledger.notices()
+    assert notice.level is Level.ERROR
+    assert ledger.notices() == []
+
+
+def test_entries_wait_for_a_locked_file(site: _Site) -> None:
+    """And are in it once it is free; meanwhile it can be read."""
+    site.noted(1)
+    (path,) = site.folder.iterdir()
+    ledger = site.ledger()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ledger.note(b"2@x", (_JOE,), (_BOB,))
+        assert ledger.knows((b"1@x",), _JOE, (_BOB,))
+        assert not ledger.knows((b"2@x",), _JOE, (_BOB,))
+        other.execute("ROLLBACK")
+    until(lambda: ledger.knows((b"2@x",), _JOE, (_BOB,)), "the entry")
+
+
+def test_what_cannot_be_written_is_dropped_and_counted(site: _Site) -> None:
+    """The queue has a bound; a file stands where the folder should be."""
+    site.folder.write_bytes(b"")
+    ledger = site.ledger()
+    recipients = [b"user%d@peer.example" % number for number in range(1000)]
+    for number in range(300):
+        ledger.note(b"%d@x" % number, (_JOE,), recipients)
+    ledger.close()
+    ledger.note(b"late@x", (_JOE,), (_BOB,))
+    told = {notice.what: notice.fields for notice in ledger.notices()}
+    assert told["mail not noted in the ledger"]["count"] == 300 - 200_000 // 1001 + 1
+    assert "Not a directory" in str(told["ledger fails: replies count as it finds them"]["cause"])
+
+
+def test_mail_without_a_message_id_is_counted(site: _Site) -> None:
+    """Replies cannot name it, so the administrator should hear of it."""
+    ledger = site.ledger()
+    ledger.note(b"", (_JOE,), (_BOB,))
+    ledger.note(b"", (_JOE,), (_BOB,))
+    (notice,) = ledger.notices()
+    assert (notice.what, notice.fields) == ("mail without a Message-ID: replies cannot name it", {"count": 2})
+    assert ledger.notices() == []
+
+
+def test_rescues_are_counted_by_recipient_and_day(site: _Site) -> None:
+    """For all processes; what was not delivered counts no more."""
+    limits = LedgerLimits(max_rescues=2)
+    first, second = site.ledger(limits), site.ledger(limits)
+    assert first.take_rescue(_JOE)
+    assert second.take_rescue(b"Joe@Example.com")
+    assert not first.take_rescue(_JOE)
+    assert first.take_rescue(b"ann@example.com")
+    second.give_back_rescue(_JOE)
+    assert first.take_rescue(_JOE)
+    assert not first.take_rescue(_JOE)
+    site.day = _TODAY + 1
+    assert first.take_rescue(_JOE)
+
+
+def test_a_rescue_that_cannot_be_counted_is_an_error(site: _Site) -> None:
+    """Uncounted ones would have no limit."""
+    site.folder.write_bytes(b"")
+    ledger = site.ledger()
+    with pytest.raises(IoError, match="cannot use the ledger"):
+        ledger.take_rescue(_JOE)
+    ledger.give_back_rescue(_JOE)
+
+
+@pytest.mark.parametrize("master_key", [None, Secret(b"m" * 32)], ids=["plain", "sealed"])
+def test_the_secret_is_made_once_and_found_again(tmp_path: Path, master_key: Secret | None) -> None:
+    """For its user only; sealed where the rings are."""
+    tmp_path.chmod(0o700)
+    secret = open_secret(tmp_path, master_key)
+    assert len(secret.octets) == 32
+    assert open_secret(tmp_path, master_key) == secret
+    path = tmp_path / SECRET_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (secret.octets.hex().encode() in path.read_bytes()) is (master_key is None)
+
+
+def test_a_secret_that_is_not_right_is_not_replaced(tmp_path: Path) -> None:
+    """With a new one all that was noted would be lost without a word."""
+    tmp_path.chmod(0o700)
+    open_secret(tmp_path, Secret(b"m" * 32))
+    for master_key in (None, Secret(b"n" * 32)):
+        with pytest.raises(KeyRingDataError):
+            open_secret(tmp_path, master_key)
+    path = tmp_path / SECRET_NAME
+    for octets in (b"", b"{", b"00\n"):
+        path.write_bytes(octets)
+        with pytest.raises(KeyRingDataError, match="damaged"):
+            open_secret(tmp_path, Secret(b"m" * 32))
+    path.chmod(0o640)
+    with pytest.raises(UnsafeFileError):
+        open_secret(tmp_path, None)
+    assert {each.name for each in tmp_path.iterdir()} == {SECRET_NAME, ".lock"}
