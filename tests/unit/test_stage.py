@@ -324,3 +324,51 @@ def test_both_stages_are_stages() -> None:
     stages: list[Stage] = [SIGNING, VERIFYING]
     for stage in stages:
         assert stage.sender(NULL_REVERSE_PATH, CLIENT, RINGS, TODAY).path is NULL_REVERSE_PATH
+
+
+LISTED = Client("11.0.0.2", listed="bl.example")
+
+
+def from_listed(
+    path: str, on_forged: Disposition, on_listed: Disposition | None, reverse_path: ReversePath = NULL_REVERSE_PATH
+) -> Decision[ForwardPath]:
+    """Return what the inbound stage says of a recipient of local.example where a list has the client."""
+    stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged, on_listed=on_listed)}))
+    return stage.recipient(reverse_path, parse_rcpt(b"TO:" + path.encode()).path, LISTED, RINGS, TODAY)
+
+
+@pytest.mark.parametrize(
+    ("usual", "listed", "gets"),
+    [
+        (Disposition.PASS, Disposition.QUARANTINE, Disposition.QUARANTINE),
+        (Disposition.MARK, Disposition.DISCARD, Disposition.DISCARD),
+        (Disposition.QUARANTINE, Disposition.REJECT, Disposition.REJECT),
+        (Disposition.QUARANTINE, Disposition.QUARANTINE, Disposition.QUARANTINE),
+        (Disposition.DISCARD, Disposition.QUARANTINE, Disposition.DISCARD),
+        (Disposition.DISCARD, Disposition.REJECT, Disposition.DISCARD),
+        (Disposition.REJECT, Disposition.DISCARD, Disposition.REJECT),
+        (Disposition.MARK, None, Disposition.MARK),
+    ],
+)
+def test_a_list_makes_worse_what_an_untagged_bounce_gets_and_never_better(
+    usual: Disposition, listed: Disposition | None, gets: Disposition
+) -> None:
+    """Who runs a list is not to let anything through that the site would have withheld."""
+    decision = from_listed("<joe@local.example>", usual, listed)
+    assert (decision.verdict, decision.disposition) == (Verdict.UNTAGGED, gets)
+    assert ("bl.example lists the client" in decision.reason) is (gets is not usual)
+
+
+def test_a_list_has_nothing_to_say_of_a_tag_nor_of_mail_with_a_sender() -> None:
+    """Providers that send backscatter send genuine bounces and ordinary mail too; a late bounce has an expired tag."""
+    for path, reverse_path in (
+        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH),
+        (f"<{tagged('joe@local.example', TODAY + -20)}>", NULL_REVERSE_PATH),
+        ("<joe@local.example>", SENDER),
+        (f"<{tagged('joe@local.example')}>", SENDER),
+        ("<joe@local.example>", parse_mail(b"FROM:<postmaster@peer.example>").path),
+        (f"<{'j' * 49}@local.example>", NULL_REVERSE_PATH),
+        ("<Postmaster>", NULL_REVERSE_PATH),
+    ):
+        with_list = from_listed(path, Disposition.MARK, Disposition.DISCARD, reverse_path)
+        assert with_list == from_listed(path, Disposition.MARK, None, reverse_path)
