@@ -27,11 +27,12 @@ from pydantic import (
 
 from batv.address import DOMAIN
 from batv.errors import ConfigError
+from batv.keyring import MAX_STEP_DAYS
 from batv.mac import Case
 from batv.policy import DomainPolicy, Policy
 from batv.rollout import OnLoss, Plan
 from batv.signing import Style
-from batv.tag import ForeignForm, Placement
+from batv.tag import ForeignForm, Placement, Scheme
 from batv.verdict import Disposition
 
 if TYPE_CHECKING:
@@ -667,11 +668,23 @@ class TagsSettings(_Section):
     placement: Annotated[Placement, _enum(Placement)] = Field(
         Placement.PREFIX, description="prefix: prvs=TAG=local@domain; subaddress: local+prvs=TAG@domain"
     )
+    scheme: Annotated[Scheme, _enum(Scheme)] = Field(
+        Scheme.DRAFT,
+        description="draft: 24 bits of signature; strong: 40 bits, with prvs2= in place of prvs=, five octets longer;"
+        " against guessing",
+    )
+    step: int = Field(
+        1,
+        ge=1,
+        le=MAX_STEP_DAYS,
+        description="days for which an address keeps one tag, from the next key on (`batv key rotate`);"
+        " for greylisting and for lists that know their senders",
+    )
 
     @property
     def style(self) -> Style:
         """The settings as signing takes them."""
-        return Style(self.case, self.placement)
+        return Style(self.case, self.placement, self.scheme)
 
 
 class Settings(_Section):

@@ -32,6 +32,7 @@ __all__ = [
     "DEFAULT_LIFETIME_DAYS",
     "KEY_NUMBERS",
     "MAX_LIFETIME_DAYS",
+    "MAX_STEP_DAYS",
     "SECRET_OCTETS",
     "WEAK_SECRET_OCTETS",
     "Key",
@@ -49,6 +50,9 @@ DEFAULT_LIFETIME_DAYS: Final = 7
 
 MAX_LIFETIME_DAYS: Final = 365
 """Well under the cycle of 1000 days, of which a tag is then good on 367."""
+
+MAX_STEP_DAYS: Final = 90
+"""With the longest lifetime a tag is still good on less than half of the cycle."""
 
 _CLOCKS_DIFFER_DAYS: Final = 1
 """Days by which the clocks of any two nodes may differ: around midnight UTC they always do."""
@@ -107,6 +111,8 @@ class Key:
         signs_from: first day on which it signs; None while that is not settled.
         retired: first day on which it no longer signs; None while that is not settled.
         revoked: day of its revocation, or None.
+        step: days for which an address keeps one tag: its expiry is rounded up to a multiple of this. It belongs to
+            the key as the lifetime does: who verifies must know how far ahead an expiry may lie.
     """
 
     number: int
@@ -116,6 +122,7 @@ class Key:
     signs_from: Day | None = None
     retired: Day | None = None
     revoked: Day | None = None
+    step: int = 1
 
     def __post_init__(self) -> None:
         """Check the values that no ring can be right with."""
@@ -127,6 +134,8 @@ class Key:
             raise KeyRingDataError(
                 f"key {self.number} has a lifetime of {self.lifetime} days", f"give 1 to {MAX_LIFETIME_DAYS} days"
             )
+        if not 1 <= self.step <= MAX_STEP_DAYS:
+            raise KeyRingDataError(f"key {self.number} has a step of {self.step} days", f"give 1 to {MAX_STEP_DAYS}")
 
     def role(self, day: Day) -> Role:
         """Return what the key may do on that day."""
@@ -149,6 +158,11 @@ class Key:
         return self.revoked is None and (self.retired is None or not self.free(day))
 
     @property
+    def longest(self) -> int:
+        """Days for which a tag can be good after the day of signing: the lifetime, and what rounding up adds."""
+        return self.lifetime + self.step - 1
+
+    @property
     def last_alive(self) -> Day | None:
         """Last day on which a tag made with this key can be alive anywhere; None while it may still sign.
 
@@ -156,7 +170,7 @@ class Key:
         a node whose clock is late verifies for one day more than the one that prunes.
         """
         ends = [day for day in (self.retired, self.revoked) if day is not None]
-        return min(ends) + self.lifetime + 2 * _CLOCKS_DIFFER_DAYS if ends else None
+        return min(ends) + self.longest + 2 * _CLOCKS_DIFFER_DAYS if ends else None
 
     def free(self, day: Day) -> bool:
         """Whether no tag made with this key is alive on that day: the key may go, and its number be used again."""
@@ -367,7 +381,7 @@ class KeyRing:
         ways = [f"wait until {soonest + 1}"] if soonest is not None else []
         pending = [key for key in self.keys if key.role(day) is Role.PENDING]
         if pending:
-            days = min(key.lifetime for key in pending) + 2 * _CLOCKS_DIFFER_DAYS + 1
+            days = min(key.longest for key in pending) + 2 * _CLOCKS_DIFFER_DAYS + 1
             numbers = ", ".join(str(key.number) for key in pending)
             ways.append(
                 f"retire a pending key that is not needed (of {numbers}) with 'batv key retire N{self.option}':"
@@ -423,7 +437,7 @@ class KeyRings:
         if own is None:
             return (self.default,) if self.default is not None else ()
         if self.default is not None and self.default.keys:
-            longest = max(key.lifetime for key in self.default.keys)
+            longest = max(key.longest for key in self.default.keys)
             if day - own.created <= longest + 1:
                 return (own, self.default)
         return (own,)

@@ -2,17 +2,18 @@
 
 Grammar::
 
-    loc-core  = "prvs=" tag-val "=" local-part      ; prefix placement, the draft's
-    extension = local-part "+prvs=" tag-val         ; subaddress placement, batv-tools'
-    tag-val   = K DDD SSSSSS
+    loc-core  = tagged "=" local-part               ; prefix placement, the draft's
+    extension = local-part "+" tagged               ; subaddress placement, batv-tools'
+    tagged    = "prvs=" K DDD 6HEXDIG               ; the draft's scheme: three octets of an HMAC
+              / "prvs2=" K DDD 10HEXDIG             ; the strong scheme: five octets
     K         = DIGIT                               ; key number
     DDD       = 3DIGIT                              ; expiry day modulo 1000
-    SSSSSS    = 6HEXDIG                             ; first three octets of the HMAC
 
-The tag type is case-insensitive and so are the hex digits. In a quoted local part the tag stands inside the quotes.
+The strong scheme has a tag type of its own, so that whoever knows the draft's alone does not take its tags for wrong
+ones. The tag type is case-insensitive and so are the hex digits. In a quoted local part the tag stands inside the quotes.
 Tags are taken off one layer deep: what is left is any local part, one that starts with `=` or `prvs=` too.
 
-Source: draft-levine-smtp-batv-01 sections 3 and 4.
+Source: draft-levine-smtp-batv-01 sections 3 and 4; the strong scheme is our own.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 __all__ = [
+    "STRONG_TAG_OCTETS",
+    "SURELY_ROOM",
     "TAG_OCTETS",
     "ForeignForm",
     "Placement",
+    "Scheme",
     "Tag",
     "Tagged",
     "foreign_form",
@@ -46,15 +50,30 @@ __all__ = [
 TAG_OCTETS: Final = 16
 """What a tag adds to a local part in either placement: `prvs=` or `+prvs=`, ten characters, and `=` in the first."""
 
+STRONG_TAG_OCTETS: Final = 21
+"""What a tag of the strong scheme adds: a digit in its type and four more of signature."""
+
 _LONGEST_LOCAL_PART: Final = MAX_LOCAL_PART_OCTETS - TAG_OCTETS
 _LONGEST_LOCAL_PART_AND_DOMAIN: Final = MAX_MAILBOX_OCTETS - TAG_OCTETS - len("@")
+_STRONG_SIGNATURE_DIGITS: Final = 10
 
-_VALUE = rb"([0-9])([0-9]{3})([0-9a-fA-F]{6})"
-_PREFIX = re.compile(rb'("?)[pP][rR][vV][sS]=' + _VALUE + rb"=(.+)", re.DOTALL)
-_PREFIX_WITHOUT_USER = re.compile(rb"[pP][rR][vV][sS]=" + _VALUE + rb"=")
-_PREFIX_TYPE = b"prvs="
+SURELY_ROOM: Final = MAX_LOCAL_PART_OCTETS - STRONG_TAG_OCTETS
+"""A mailbox that has no more octets than this has room for any tag."""
+
+# The `2` of the type decides how many digits of signature follow.
+_TAGGED = rb"[pP][rR][vV][sS](2)?=([0-9])([0-9]{3})([0-9a-fA-F]{6}(?(%d)[0-9a-fA-F]{4}))"
+_PREFIX = re.compile(rb'("?)' + _TAGGED % 2 + rb"=(.+)", re.DOTALL)
+_PREFIX_WITHOUT_USER = re.compile(_TAGGED % 1 + rb"=")
+_PREFIX_TYPE = re.compile(rb'"?prvs2?=', re.IGNORECASE)
 _EQUALS_SIGN: Final = ord("=")
-_SUBADDRESS = re.compile(rb"\+[pP][rR][vV][sS]=" + _VALUE + rb"\Z")
+_SUBADDRESS = re.compile(rb"\+" + _TAGGED % 1 + rb"\Z")
+
+
+class Scheme(Enum):
+    """How much of a signature a tag holds, and of what kind. Both are understood."""
+
+    DRAFT = "draft"  # prvs=: HMAC-SHA1, 24 bits
+    STRONG = "strong"  # prvs2=: HMAC-SHA256, 40 bits
 
 
 class Placement(Enum):
@@ -67,6 +86,7 @@ class Placement(Enum):
 # An enum takes its time to find a member, so it is asked once.
 _AS_PREFIX: Final = Placement.PREFIX
 _AS_SUBADDRESS: Final = Placement.SUBADDRESS
+_STRONG: Final = Scheme.STRONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +96,7 @@ class Tag:
     Attributes:
         key_number: 0 to 9.
         stamp: three digits, the expiry day modulo 1000.
-        signature: six lower-case hex digits.
+        signature: lower-case hex digits: six, or ten in the strong scheme.
     """
 
     key_number: int
@@ -85,8 +105,13 @@ class Tag:
 
     @property
     def octets(self) -> bytes:
-        """The tag as `KDDDSSSSSS`."""
+        """The tag as `KDDDSSSSSS`, with ten digits of signature in the strong scheme."""
         return b"%d%b%b" % (self.key_number, self.stamp, self.signature)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How it was signed."""
+        return Scheme.STRONG if len(self.signature) == _STRONG_SIGNATURE_DIGITS else Scheme.DRAFT
 
     def __repr__(self) -> str:
         """Return the tag without its signature: whoever has a whole one can have a bounce delivered."""
@@ -120,14 +145,19 @@ def put_on_fields(mailbox: Mailbox, key_number: int, stamp: bytes, signature: by
     """Return what `put_on` does for the fields of a tag, for signers that need no Tag."""
     local = mailbox.local
     quoted = local[:1] == b'"'
+    strong = len(signature) == _STRONG_SIGNATURE_DIGITS
     # `prvs=KDDDSSSSSS=` carries no tag, but a subaddress behind it would be read as the user of a prefix tag.
     if placement is _AS_PREFIX or _PREFIX_WITHOUT_USER.fullmatch(local):
         if quoted:
-            return Mailbox(b'"prvs=%d%b%b=%b' % (key_number, stamp, signature, local[1:]), mailbox.domain)
-        return Mailbox(b"prvs=%d%b%b=%b" % (key_number, stamp, signature, local), mailbox.domain)
+            form = b'"prvs2=%d%b%b=%b' if strong else b'"prvs=%d%b%b=%b'
+            return Mailbox(form % (key_number, stamp, signature, local[1:]), mailbox.domain)
+        form = b"prvs2=%d%b%b=%b" if strong else b"prvs=%d%b%b=%b"
+        return Mailbox(form % (key_number, stamp, signature, local), mailbox.domain)
     if quoted:
-        return Mailbox(b'%b+prvs=%d%b%b"' % (local[:-1], key_number, stamp, signature), mailbox.domain)
-    return Mailbox(b"%b+prvs=%d%b%b" % (local, key_number, stamp, signature), mailbox.domain)
+        form = b'%b+prvs2=%d%b%b"' if strong else b'%b+prvs=%d%b%b"'
+        return Mailbox(form % (local[:-1], key_number, stamp, signature), mailbox.domain)
+    form = b"%b+prvs2=%d%b%b" if strong else b"%b+prvs=%d%b%b"
+    return Mailbox(form % (local, key_number, stamp, signature), mailbox.domain)
 
 
 def take_off(mailbox: Mailbox) -> Tagged | None:
@@ -146,7 +176,7 @@ def tag_and_rest(mailbox: Mailbox) -> tuple[Tag, Mailbox, Placement] | None:
         return None
     match = _PREFIX.fullmatch(local)
     if match is not None:
-        quote, number, stamp, signature, rest = match.groups()
+        quote, _, number, stamp, signature, rest = match.groups()
         tag = Tag(int(number), stamp, signature.lower())
         return tag, Mailbox(quote + rest, mailbox.domain), _AS_PREFIX
     quoted = mailbox.quoted
@@ -161,7 +191,7 @@ def tag_and_rest(mailbox: Mailbox) -> tuple[Tag, Mailbox, Placement] | None:
         rest += b'"'
     if not rest:
         return None
-    number, stamp, signature = match.groups()
+    _, number, stamp, signature = match.groups()
     return Tag(int(number), stamp, signature.lower()), Mailbox(rest, mailbox.domain), _AS_SUBADDRESS
 
 
@@ -170,13 +200,14 @@ def looks_tagged(mailbox: Mailbox) -> bool:
 
     A `+prvs=` that no tag follows is an ordinary subaddress, so it does not count.
     """
-    start = 1 if mailbox.quoted else 0
-    return mailbox.local[start : start + len(_PREFIX_TYPE)].lower() == _PREFIX_TYPE
+    return _PREFIX_TYPE.match(mailbox.local) is not None
 
 
-def has_room(mailbox: Mailbox) -> bool:
+def has_room(mailbox: Mailbox, scheme: Scheme = Scheme.DRAFT) -> bool:
     """Whether the mailbox stays within RFC 5321's lengths with a tag on. Source: RFC 5321 section 4.5.3.1."""
     local = len(mailbox.local)
+    if scheme is _STRONG:
+        local += STRONG_TAG_OCTETS - TAG_OCTETS
     return local <= _LONGEST_LOCAL_PART and local + len(mailbox.domain) <= _LONGEST_LOCAL_PART_AND_DOMAIN
 
 
@@ -211,14 +242,15 @@ def foreign_form(mailbox: Mailbox, among: Collection[ForeignForm] = tuple(Foreig
     return next((form for form in ForeignForm if form in among and _FOREIGN[form].match(mailbox.local)), None)
 
 
-_IN_TEXT = re.compile(r"(prvs=[0-9]{4})[0-9a-f]{6}", re.IGNORECASE)
-_IN_FOLDED_TEXT = re.compile(r"prvs=[0-9]{4}[0-9a-f]{6}")
+# Of a tag that was cut short in the text nothing is shown that is left of the signature.
+_IN_TEXT = re.compile(r"(prvs(2)?=[0-9]{4})[0-9a-f]{6}(?(2)[0-9a-f]{0,4})", re.IGNORECASE)
+_IN_FOLDED_TEXT = re.compile(r"prvs2?=[0-9]{4}[0-9a-f]{6}")
 
 
 def shorten(text: str) -> str:
     """Return text with every tag in it shortened, for logs and journals: tags are bearer credentials.
 
-    Key number and day stay, for whoever looks for the cause; of 24 bits of signature not one does.
+    Key number and day stay, for whoever looks for the cause; of the signature not one bit does.
     """
     # Most texts have none, and that is found out in a third of the time once case is folded.
     return _IN_TEXT.sub(r"\1******", text) if _IN_FOLDED_TEXT.search(text.casefold()) else text

@@ -16,7 +16,16 @@ import click
 
 from batv.cli.output import json_option, print_json, print_table, remark
 from batv.errors import ConfigError, IoError, KeyRingDataError, KeyRingRuleError
-from batv.keyring import DEFAULT_LIFETIME_DAYS, MAX_LIFETIME_DAYS, SECRET_OCTETS, Key, KeyRing, Role, Secret
+from batv.keyring import (
+    DEFAULT_LIFETIME_DAYS,
+    MAX_LIFETIME_DAYS,
+    MAX_STEP_DAYS,
+    SECRET_OCTETS,
+    Key,
+    KeyRing,
+    Role,
+    Secret,
+)
 from batv.mac import Case
 from batv.store.files import read_bounded, write_atomically
 from batv.store.rings import MAX_SECRET_OCTETS
@@ -75,6 +84,15 @@ def _lifetime_option(command: Command) -> Command:
         type=click.IntRange(1, MAX_LIFETIME_DAYS),
         metavar="DAYS",
         help=f"Days for which tags of the key are good; default: as the signing key, else {DEFAULT_LIFETIME_DAYS}.",
+    )(command)
+
+
+def _step_option(command: Command) -> Command:
+    return click.option(
+        "--step",
+        type=click.IntRange(1, MAX_STEP_DAYS),
+        metavar="DAYS",
+        help="Days for which an address keeps one tag; default: what tags.step says.",
     )(command)
 
 
@@ -150,12 +168,20 @@ def key() -> None:
 @key.command()
 @_domain_option
 @_lifetime_option
+@_step_option
 @click.option("--printable", is_flag=True, help="Make a secret that Exim can share: letters, digits, '-' and '_'.")
 @_dry_run_option
 @json_option
 @click.pass_obj
 def new(  # noqa: PLR0913 -- one for each option
-    site: Site, *, domain: str | None, lifetime: int | None, printable: bool, dry_run: bool, as_json: bool
+    site: Site,
+    *,
+    domain: str | None,
+    lifetime: int | None,
+    step: int | None,
+    printable: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Make a key: it signs at once where no key does, else it only verifies until it is activated."""
     at = _Ring.of(site, domain)
@@ -164,7 +190,7 @@ def new(  # noqa: PLR0913 -- one for each option
 
     def change(ring: KeyRing) -> KeyRing:
         number = ring.free_number(at.today)
-        made = Key(number, secret, at.today, _lifetime(lifetime, ring, at.today))
+        made = Key(number, secret, at.today, _lifetime(lifetime, ring, at.today), step=step or at.settings.tags.step)
         return _joined(ring, made, at, done, "key {} made")
 
     ring = at.change(change, dry_run=dry_run, begin=True)
@@ -218,6 +244,7 @@ def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
 @key.command()
 @_domain_option
 @_lifetime_option
+@_step_option
 @click.option(
     "--activate-in",
     type=_DAYS,
@@ -235,6 +262,7 @@ def rotate(  # noqa: PLR0913 -- one for each option
     *,
     domain: str | None,
     lifetime: int | None,
+    step: int | None,
     activate_in: int,
     printable: bool,
     dry_run: bool,
@@ -248,7 +276,7 @@ def rotate(  # noqa: PLR0913 -- one for each option
 
     def change(ring: KeyRing) -> KeyRing:
         number = ring.free_number(at.today)
-        made = Key(number, secret, at.today, _lifetime(lifetime, ring, at.today))
+        made = Key(number, secret, at.today, _lifetime(lifetime, ring, at.today), step=step or at.settings.tags.step)
         ring = ring.with_key(made, at.today)
         done.append(f"key {number} made: it verifies now, and signs from {on}")
         return _activated(ring, number, at, on, done)
@@ -589,6 +617,8 @@ def _check_exim(found: Key, option: str) -> None:
             f"Exim cannot share key {found.number}: its secret has more than {_EXIM_SECRET_OCTETS} octets",
             remedy,
         )
+    if found.step != 1:
+        remark(f"Exim takes no tag whose day lies more than {_EXIM_LIFETIME_DAYS} days ahead: use a key with --step 1")
     if found.lifetime != _EXIM_LIFETIME_DAYS:
         remark(f"Exim's tags are good for {_EXIM_LIFETIME_DAYS} days, those of key {found.number} for {found.lifetime}")
 
@@ -621,6 +651,7 @@ def _described(ring: KeyRing, today: Day) -> list[dict[str, object]]:
             "revoked": None if each.revoked is None else each.revoked.iso(),
             "tags_alive_until": None if each.last_alive is None else each.last_alive.iso(),
             "lifetime": each.lifetime,
+            "step": each.step,
             "days_signing": _days_signing(each, today),
             "weak": each.weak,
         }
@@ -639,6 +670,8 @@ def _rows(owner: bytes | None, ring: KeyRing, today: Day) -> list[tuple[str, ...
         remarks = [word for word, holds in (("weak", each.weak), ("spent: prune", each.free(today))) if holds]
         if each.revoked is not None:
             remarks.append(f"revoked {each.revoked}")
+        if each.step != 1:
+            remarks.append(f"a tag for {each.step} days")
         rows.append(
             (
                 name,

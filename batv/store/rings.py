@@ -4,8 +4,11 @@ A ring is JSON text::
 
     {"format": "batv-keyring-1", "created": "YYYY-MM-DD",
      "keys": [{"number": 0, "secret": "<hex>", "lifetime": 7, "created": "YYYY-MM-DD",
-               "signs_from": "YYYY-MM-DD" or null, "retired": ... or null, "revoked": ... or null}],
+               "signs_from": "YYYY-MM-DD" or null, "retired": ... or null, "revoked": ... or null,
+               "step": 3}],
      "checksum": "sha256:<hex>"}
+
+`step` is left out where it is 1.
 
 The checksum covers everything else, as JSON without spaces and with its keys in order. Without it one flipped bit
 in a secret would make every genuine bounce look forged. It guards against damage, not against malice: that is what
@@ -87,6 +90,7 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _MAX_FILE_NAME_OCTETS: Final = 255
 _RING_FIELDS: Final = {"format", "created", "keys", "checksum"}
 _KEY_FIELDS: Final = {"number", "secret", "lifetime", "created", "signs_from", "retired", "revoked"}
+_STEP: Final = "step"
 
 
 class RingStore:
@@ -313,6 +317,8 @@ def ring_octets(ring: KeyRing) -> bytes:
                 "signs_from": _iso(key.signs_from),
                 "retired": _iso(key.retired),
                 "revoked": _iso(key.revoked),
+                # Versions that know no step can read the rings that have none.
+                **({_STEP: key.step} if key.step != 1 else {}),
             }
             for key in ring.keys
         ],
@@ -443,7 +449,7 @@ def _same_fields(fields: Mapping[str, object], expected: set[str], path: Path) -
 def _key(entry: object, path: Path) -> Key:
     if not isinstance(entry, dict):
         raise _wrong("keys", path)
-    _same_fields(entry, _KEY_FIELDS, path)
+    _same_fields(entry, _KEY_FIELDS | ({_STEP} & entry.keys()), path)
     secret = entry["secret"]
     if not isinstance(secret, str) or not _HEX.fullmatch(secret) or len(secret) > 2 * MAX_SECRET_OCTETS:
         raise _wrong("secret", path)
@@ -455,6 +461,7 @@ def _key(entry: object, path: Path) -> Key:
         signs_from=_day_or_none(entry, "signs_from", path),
         retired=_day_or_none(entry, "retired", path),
         revoked=_day_or_none(entry, "revoked", path),
+        step=_int(entry, _STEP, path) if _STEP in entry else 1,
     )
 
 
