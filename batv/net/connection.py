@@ -158,6 +158,11 @@ class NextHopConnection(asyncio.Protocol):
         return self._fault is None and self._parser.idle and not self._waiting
 
     @property
+    def broken(self) -> bool:
+        """Whether the server closed, was silent or said what is no reply; or we have cut the connection."""
+        return self._fault is not None
+
+    @property
     def pipelines(self) -> bool:
         """Whether the server takes a command before it has answered the last one."""
         return b"PIPELINING" in self.capabilities

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. The servers are tried in their order. One that cannot be reached is passed over for a while, unless none is left.
+1. The servers are tried in their order. One that cannot be reached, or breaks down, is passed over for a while, unless
+   none is left.
 2. With PROXY a connection serves one client and ends with its session. With XCLIENT it is told of each change of
    client, and with XFORWARD of the client of each message: nobody is served under another's name. A server that takes
    no further XCLIENT, as Postfix takes none of a stranger, is one client's as with PROXY.
@@ -222,8 +223,13 @@ class Route:
         return connection.reused or self._next_hop.pass_over(destination)
 
     def drop(self, connection: NextHopConnection, *, politely: bool = False) -> None:
-        """Give a connection up that has a transaction open; with QUIT, if politely and if nothing is under way."""
-        self._serving.pop(connection, None)
+        """Give a connection up that has a transaction open; with QUIT, if politely and if nothing is under way.
+
+        Where it broke by itself the server is passed over: the client that tries again is to meet one that serves.
+        """
+        destination = self._serving.pop(connection, None)
+        if destination is not None and connection.broken:
+            self._next_hop.pass_over(destination)
         if politely and connection.usable:
             connection.close()
         else:

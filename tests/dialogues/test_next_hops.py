@@ -37,7 +37,9 @@ async def sent(relay: Relay, text: bytes) -> list[bytes]:
         await client.say(b"EHLO client.example")
         replies = [await client.say(b"MAIL FROM:<joe@example.com>"), await client.say(b"RCPT TO:<bob@peer.example>")]
         if replies[-1][:1] == b"2":
-            replies += [await client.say(b"DATA"), await client.say(b"Subject: " + text + b"\r\n\r\n.")]
+            replies.append(await client.say(b"DATA"))
+        if replies[-1][:1] == b"3":
+            replies.append(await client.say(b"Subject: " + text + b"\r\n\r\n."))
         return replies
 
 
@@ -128,6 +130,52 @@ def test_mail_goes_on_to_the_second_next_hop_and_comes_back(
 
                 await goes_on_and_comes_back(relay, first, second, mend)
             assert relay.errors == []
+
+    on(loop, test())
+
+
+LATE_FAILURES: Final = {
+    "closes at RCPT": (Stage.FIRST_RCPT, CLOSE),
+    "goes away at RCPT": (Stage.FIRST_RCPT, Answer(b"421 4.3.2 going down\r\n", then_close=True)),
+    "resets at DATA": (Stage.DATA, RESET),
+    "closes in the message": (Stage.BODY, CLOSE),
+    "talks nonsense at the dot": (Stage.DOT, Answer(b"nonsense\r\n")),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("failure", LATE_FAILURES.values(), ids=LATE_FAILURES)
+def test_a_client_that_tries_again_meets_a_next_hop_that_serves(
+    failure: tuple[Stage, Failure], loop: str, tmp_path: Path
+) -> None:
+    """What the first breaks down at stays with the client; its next try goes to the second."""
+
+    async def test() -> None:
+        with RecordingNextHop() as first, RecordingNextHop() as second:
+            first.fail(*failure)
+            slow = merged(PATIENCE, {"next_hop": {"backoff_seconds": 3600}})
+            changes = merged(slow, {"outbound": {"next_hop": [first.address, second.address]}})
+            async with running(tmp_path, Direction.OUTBOUND, 1, changes) as relay:
+                assert (await sent(relay, b"first try"))[-1] == b"451 4.3.0 Temporary failure, try again later\r\n"
+                assert (await sent(relay, b"second try"))[-1].startswith(b"250 ")
+                assert subjects(second) == [b"second try"]
+            assert relay.errors == []
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_refusal_is_no_reason_to_pass_a_next_hop_over(loop: str, tmp_path: Path) -> None:
+    """What one server refuses is not offered to the next one: it might take what is not wanted."""
+
+    async def test() -> None:
+        with RecordingNextHop(rejects=frozenset({b"bob"})) as first, RecordingNextHop() as second:
+            slow = merged(PATIENCE, {"next_hop": {"backoff_seconds": 3600}})
+            changes = merged(slow, {"outbound": {"next_hop": [first.address, second.address]}})
+            async with running(tmp_path, Direction.OUTBOUND, 1, changes) as relay:
+                for _ in range(3):
+                    assert (await sent(relay, b"unwanted"))[-1] == b"550 5.1.1 no such user here\r\n"
+            assert (second.connections, second.messages) == ([], [])
 
     on(loop, test())
 
