@@ -330,11 +330,15 @@ LISTED = Client("11.0.0.2", listed="bl.example")
 
 
 def from_listed(
-    path: str, on_forged: Disposition, on_listed: Disposition | None, reverse_path: ReversePath = NULL_REVERSE_PATH
+    path: str,
+    on_forged: Disposition,
+    on_listed: Disposition | None,
+    reverse_path: ReversePath = NULL_REVERSE_PATH,
+    day: Day = TODAY,
 ) -> Decision[ForwardPath]:
     """Return what the inbound stage says of a recipient of local.example where a list has the client."""
     stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged, on_listed=on_listed)}))
-    return stage.recipient(reverse_path, parse_rcpt(b"TO:" + path.encode()).path, LISTED, RINGS, TODAY)
+    return stage.recipient(reverse_path, parse_rcpt(b"TO:" + path.encode()).path, LISTED, RINGS, day)
 
 
 @pytest.mark.parametrize(
@@ -361,14 +365,14 @@ def test_a_list_makes_worse_what_an_untagged_bounce_gets_and_never_better(
 
 def test_a_list_has_nothing_to_say_of_a_tag_nor_of_mail_with_a_sender() -> None:
     """Providers that send backscatter send genuine bounces and ordinary mail too; a late bounce has an expired tag."""
-    for path, reverse_path in (
-        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH),
-        (f"<{tagged('joe@local.example', TODAY + -20)}>", NULL_REVERSE_PATH),
-        ("<joe@local.example>", SENDER),
-        (f"<{tagged('joe@local.example')}>", SENDER),
-        ("<joe@local.example>", parse_mail(b"FROM:<postmaster@peer.example>").path),
-        (f"<{'j' * 49}@local.example>", NULL_REVERSE_PATH),
-        ("<Postmaster>", NULL_REVERSE_PATH),
+    for path, reverse_path, day in (
+        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH, TODAY),
+        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH, TODAY + 20),
+        ("<joe@local.example>", SENDER, TODAY),
+        (f"<{tagged('joe@local.example')}>", SENDER, TODAY),
+        ("<joe@local.example>", parse_mail(b"FROM:<postmaster@peer.example>").path, TODAY),
+        (f"<{'j' * 49}@local.example>", NULL_REVERSE_PATH, TODAY),
+        ("<Postmaster>", NULL_REVERSE_PATH, TODAY),
     ):
-        with_list = from_listed(path, Disposition.MARK, Disposition.DISCARD, reverse_path)
-        assert with_list == from_listed(path, Disposition.MARK, None, reverse_path)
+        with_list = from_listed(path, Disposition.MARK, Disposition.DISCARD, reverse_path, day)
+        assert with_list == from_listed(path, Disposition.MARK, None, reverse_path, day)
