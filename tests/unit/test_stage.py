@@ -366,10 +366,10 @@ def test_a_list_makes_worse_what_an_untagged_bounce_gets_and_never_better(
 def test_a_list_has_nothing_to_say_of_a_tag_nor_of_mail_with_a_sender() -> None:
     """Providers that send backscatter send genuine bounces and ordinary mail too; a late bounce has an expired tag."""
     for path, reverse_path, day in (
-        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH, TODAY),
-        (f"<{tagged('joe@local.example')}>", NULL_REVERSE_PATH, TODAY + 20),
+        (tagged("joe@local.example"), NULL_REVERSE_PATH, TODAY),
+        (tagged("joe@local.example"), NULL_REVERSE_PATH, TODAY + 20),
         ("<joe@local.example>", SENDER, TODAY),
-        (f"<{tagged('joe@local.example')}>", SENDER, TODAY),
+        (tagged("joe@local.example"), SENDER, TODAY),
         ("<joe@local.example>", parse_mail(b"FROM:<postmaster@peer.example>").path, TODAY),
         (f"<{'j' * 49}@local.example>", NULL_REVERSE_PATH, TODAY),
         ("<Postmaster>", NULL_REVERSE_PATH, TODAY),
