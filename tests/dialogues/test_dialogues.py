@@ -45,8 +45,18 @@ C< 250 2.1.0 Ok
         ("C< 250 2.1.0 Ok\n", "", "nothing more for the client"),
         ("C< 250 2.1.0 Ok", "C< 250 2.1.0 Ok\nC: RSET", "nothing more"),
         ("C< 250 2.1.0 Ok", "C< 250 2.1.0 Ok\nJ: <joe@example.com> signed rewrite 250", "no record"),
+        ("C< 250 2.1.0 Ok", "C< 250 2.1.0 Ok\nA: 127.0.0.1 client.example", "no transaction"),
+        ("C< 250 2.1.0 Ok", "C< 250 2.1.0 Ok\nL: something", "none"),
     ],
-    ids=["another-path", "another-reply", "a-reply-too-many", "a-command-too-many", "no-record"],
+    ids=[
+        "another-path",
+        "another-reply",
+        "a-reply-too-many",
+        "a-command-too-many",
+        "no-record",
+        "no-client",
+        "no-complaint",
+    ],
 )
 def test_a_dialogue_that_goes_otherwise_fails(line: str, instead: str, message: str, tmp_path: Path) -> None:
     """A runner that lets things pass would let faults pass."""

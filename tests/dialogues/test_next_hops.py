@@ -315,6 +315,24 @@ def test_our_received_field_stands_before_the_status_field(loop: str, tmp_path: 
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_the_next_hop_hears_our_name_for_a_message(loop: str, tmp_path: Path) -> None:
+    """With it an administrator finds the line of ours for a line of the next hop's; each message has its own."""
+
+    async def test() -> None:
+        offers = (b"PIPELINING", b"XFORWARD ident")
+        async with recorded(tmp_path, Direction.OUTBOUND, None, offers) as (client, recorder, relay):
+            for _ in range(2):
+                await client.say(b"MAIL FROM:<ann@peer.example>")
+                await client.say(b"RSET")
+            ended = [event for event in relay.events if isinstance(event, TransactionEnded)]
+            announced = [b"XFORWARD IDENT=%b\r\n" % event.transaction.encode() for event in ended]
+            assert [line for line in recorder.commands if line.startswith(b"XFORWARD")] == announced
+            assert len(set(announced)) == 2
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_long_message_that_goes_round_never_gets_its_dot(loop: str, tmp_path: Path) -> None:
     """What was on its way before that was seen is cut."""
 
