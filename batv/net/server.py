@@ -390,7 +390,7 @@ class ClientConnection(SMTP):
                 counted = self._address
                 refusal = self._door.count(counted)
             if refusal is None and self._encrypted_first:
-                await self._start_tls(self._take_all())
+                await self._start_tls(await self._first_octets())
             conversation = self._door.converse(self._address, origin) if refusal is None else refusal
             if isinstance(conversation, Reply):
                 self._send_away(conversation)
@@ -476,6 +476,18 @@ class ClientConnection(SMTP):
     def _complain_of_header(self, cause: str) -> None:
         fields = {"client": self._address, "cause": printable(cause.encode("utf-8", "backslashreplace"))}
         self._door.observer(Notice(Level.WARNING, "no PROXY header from a peer that must send one", fields))
+
+    async def _first_octets(self) -> bytes:
+        """Return what the client begins its handshake with.
+
+        One that closes without a word is a health check: it costs no handshake, and leaves no line in the log.
+        """
+        self._deadline.set(min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds))
+        octets = self._take_all() or await self._inflow.read()
+        self._deadline.lift()
+        if not octets:
+            raise ConnectionResetError("the client closed the connection before the handshake")
+        return octets
 
     async def _start_tls(self, begun: bytes) -> None:
         """Go on in TLS.
