@@ -21,6 +21,7 @@ __all__ = [
     "mail",
     "mailbox",
     "marked",
+    "names_a_relay",
     "parameters_of",
     "proxy_header",
     "rcpt",
@@ -99,6 +100,24 @@ def rcpt(argument: bytes) -> Argument | None:
     return _argument(argument, b"TO:", b"<POSTMASTER>")
 
 
+def names_a_relay(argument: bytes) -> bool:
+    """Whether what follows `RCPT ` has a mailbox with another `@` and domain behind it, or several, and no route."""
+    if _upper(argument[:3]) != b"TO:":
+        return False
+    begin = 4 if argument[3:4] == b" " else 3
+    end = _after_local_part(argument, begin + 1) if argument[begin : begin + 1] == b"<" else None
+    domains = 0
+    while end is not None and argument[end : end + 1] == b"@":
+        end = _after_domain(argument, end + 1)
+        domains += 1
+    return (
+        end is not None
+        and domains > 1
+        and argument[end : end + 1] == b">"
+        and _parameters(argument[end + 1 :]) is not None
+    )
+
+
 def parameters_of(argument: Argument) -> list[tuple[bytes, bytes]]:
     """Return keyword, in upper case, and value of each parameter; the value is empty where there is none."""
     pairs = []
@@ -124,13 +143,8 @@ def _argument(argument: bytes, keyword: bytes, special: bytes) -> Argument | Non
         local, domain, end = found
     if end > 1024:
         return None
-    rest = argument[end:]
-    if rest and not rest.startswith(b" "):
-        return None
-    parameters = tuple(word for word in rest.split(b" ") if word)
-    if not all(map(_is_parameter, parameters)):
-        return None
-    return Argument(argument[begin:end], local, domain, parameters)
+    parameters = _parameters(argument[end:])
+    return None if parameters is None else Argument(argument[begin:end], local, domain, parameters)
 
 
 def _path(octets: bytes, at: int) -> tuple[bytes, bytes, int] | None:
@@ -154,6 +168,13 @@ def _path(octets: bytes, at: int) -> tuple[bytes, bytes, int] | None:
     if after_domain is None or octets[after_domain : after_domain + 1] != b">":
         return None
     return octets[at:after_local], octets[after_local + 1 : after_domain], after_domain + 1
+
+
+def _parameters(octets: bytes) -> tuple[bytes, ...] | None:
+    if octets and not octets.startswith(b" "):
+        return None
+    parameters = tuple(word for word in octets.split(b" ") if word)
+    return parameters if all(map(_is_parameter, parameters)) else None
 
 
 def _is_parameter(word: bytes) -> bool:

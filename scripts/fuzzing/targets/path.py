@@ -41,8 +41,10 @@ def _check_argument(
     wanted = read(octets)
     try:
         found = parse(octets)
-    except PathError:
+    except PathError as error:
         assert wanted is None, f"refused: {wanted}"
+        trick = error.relay_trick
+        assert trick == (read is reference.rcpt and reference.names_a_relay(octets))
         return
     assert wanted is not None, f"taken: {found}"
     path, mailbox = found.path, found.path.mailbox

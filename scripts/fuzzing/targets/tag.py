@@ -36,7 +36,9 @@ def check(octets: bytes) -> None:
     try:
         mailbox = Mailbox.parse(octets)
     except AddressError:
+        assert reference.mailbox(octets) is None
         return
+    assert reference.mailbox(octets) == (mailbox.local, mailbox.domain)
     wanted = reference.tagged(mailbox.local)
     found = take_off(mailbox)
     assert (found is None) == (wanted is None), "one finds a tag, one does not"
@@ -67,7 +69,13 @@ def _check_signed(mailbox: Mailbox, style: Style, *, tagged: bool) -> None:
         assert signed is obstacle(mailbox)
         if tagged:
             return
-        signed = sign_with(mailbox, _KEY, _TODAY, style)
+        hindrance, signed = signed, sign_with(mailbox, _KEY, _TODAY, style)
+        too_long = len(signed.local) > 64 or len(signed.octets) > 254
+        assert too_long if hindrance is Obstacle.TOO_LONG else set(mailbox.local) & set(b"%!@")
+    else:
+        assert len(signed.local) <= 64
+        assert len(signed.octets) <= 254
+        assert not set(mailbox.local) & set(b"%!@")
     assert strip(signed) == mailbox
     assert reference.mailbox(signed.octets) == (signed.local, signed.domain)
     found = verify(signed, _RING, _TODAY)
