@@ -24,7 +24,7 @@ _ROOT: Final = _HERE.parents[1]
 _LONGEST_OCTETS: Final = 6000
 """Longer than each limit on a line that is read here: 2048 octets of a reply, and of the header; 4096 of a command."""
 
-_SLOWEST_SECONDS: Final = 20
+_SLOWEST_SECONDS: Final = 60
 """Input that takes longer counts as a failure."""
 
 _SHOWN_LINES: Final = 40

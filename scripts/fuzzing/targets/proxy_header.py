@@ -23,7 +23,7 @@ __all__ = ["checking"]
 
 _HERE: Final = "127.0.0.1"
 _SEEN: Final = Reply.of(421, "4.3.2 Seen")
-_SECONDS: Final = 10.0
+_SECONDS: Final = 60.0
 
 
 class _LoadBalancer:
