@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batv.keyring import KeyRings
     from batv.policy import DomainPolicy, Policy
 
-__all__ = ["Client", "SigningStage", "Stage", "VerifyingStage"]
+__all__ = ["Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,40 @@ class VerifyingStage:
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
         return Decision(Verdict.FOREIGN, Disposition.REJECT, path, why)
+
+
+_NOT_TO_BE_TAKEN_BACK: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
+
+
+@dataclass(frozen=True, slots=True)
+class DeferringStage:
+    """Asks another stage while the day is in doubt, and defers what a wrong day could do harm to.
+
+    That is what would be signed, and forged bounces that nobody would see. What is let through is let through.
+
+    Attributes:
+        stage: the other stage.
+        doubt: why the day is in doubt, as a clause.
+    """
+
+    stage: Stage
+    doubt: str
+
+    def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
+        """Return what the other stage says, but sign nothing: such a tag would verify nowhere."""
+        decision = self.stage.sender(path, client, rings, day)
+        if decision.verdict is not Verdict.SIGNED:
+            return decision
+        return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, self.doubt)
+
+    def recipient(
+        self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ForwardPath]:
+        """Return what the other stage says, but withhold nothing for good: a genuine bounce may look forged."""
+        decision = self.stage.recipient(reverse_path, path, client, rings, day)
+        if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
+            return decision
+        return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
 
 
 def _text(octets: bytes) -> str:

@@ -51,6 +51,7 @@ _COMMANDS: Final = {
     "strip": ("batv.cli.address:strip", "Print the address without its tag."),
     "explain": ("batv.cli.address:explain", "Say what the proxies would do with an address, and why."),
     "key": ("batv.cli.keys:key", "Make, list and change keys."),
+    "clock": ("batv.cli.clock:clock", "Show whether the clock can be believed, and say that it can."),
     "config": ("batv.cli.settings:config", "Check and show the settings."),
     "rollout": ("batv.cli.rollout:rollout", "Show and move how far domains have been switched on."),
     "corpus": ("batv.cli.corpus:corpus", "Generate labelled bounces and replay them."),

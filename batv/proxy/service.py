@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.access import Access, Holder, within
+from batv.clock import ClockJudge, Reading, newest_day
 from batv.config import Endpoint, NextHopTls, OutboundSettings
 from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
@@ -38,6 +39,7 @@ from batv.proxy.side import Side
 from batv.smtp.auth import parse_credentials
 from batv.smtp.reply import Reply
 from batv.stage import SigningStage, VerifyingStage
+from batv.store.clock import TrustStore
 from batv.store.files import read_private
 from batv.store.journal import Journal
 from batv.store.quarantine import Quarantine
@@ -96,6 +98,7 @@ class _Keys:
     rings: KeyRings
     fingerprint: Hashable
     read_at: float
+    newest: Day | None
 
 
 class _Place(NamedTuple):
@@ -157,6 +160,8 @@ class Service:
         self._directions = directions
         self._observer = observer
         self._clock = clock
+        self._judge = ClockJudge()
+        self._doubt = ""
         self._stages = stages or self._stage
         self._shared = source.listeners
         self._settings = source.settings()
@@ -165,6 +170,8 @@ class Service:
         self._journal = self._open_journal(self._settings)
         self._blocklists = self._open_blocklists(self._settings)
         self._quarantine = _quarantine(self._settings)
+        self._trust = TrustStore(Path(self._settings.state.directory))
+        self._trust_fingerprint = self._read_trust(given_now=False)
         self._proxies = [
             self._proxy(direction, _ends(self._listener_settings(self._settings, direction)))
             for direction in directions
@@ -183,6 +190,7 @@ class Service:
         Raises:
             UnavailableError: an address is taken, or is not ours.
         """
+        self.clock_doubt()
         for proxy in self._proxies:
             await self._listen(proxy, _places(self._listener_settings(self._settings, proxy.direction)))
         if self._shared is None:
@@ -251,6 +259,7 @@ class Service:
         before, self._rollout = self._rollout, Rollout(settings)
         self._rollout.take_over(before)
         quarantine.max_octets = settings.state.quarantine_max_octets
+        self._trust = TrustStore(Path(settings.state.directory))
         # What was asked of the old lists comes to its end by itself.
         self._blocklists = blocklists
         if journal is not None:
@@ -307,6 +316,7 @@ class Service:
             hostname=hostname,
             clock=self._clock,
             day=lambda: Day.at(self._clock()),
+            clock_doubt=self.clock_doubt,
             blocklists=self._blocklists if direction is Direction.INBOUND else None,
         )
         door = Door(
@@ -433,7 +443,7 @@ class Service:
                 self._notice(
                     Level.ERROR, "no key signs: mail gets 451 until one does", domain=domain.decode(), day=today
                 )
-        return _Keys(store, rings, fingerprint, self._clock())
+        return _Keys(store, rings, fingerprint, self._clock(), newest_day(rings))
 
     # Roll-out.
 
@@ -511,6 +521,10 @@ class Service:
                 self.look_at_rings()
             except Exception as error:  # noqa: BLE001 -- the next change must be seen all the same
                 self._fault("error in reading key rings", error)
+            try:
+                self.look_at_clock()
+            except Exception as error:  # noqa: BLE001 -- as above
+                self._fault("error in looking at the clock", error)
 
     def look_at_rings(self) -> None:
         """Read the rings anew if their files have changed; keep the old ones where the new are not right."""
@@ -532,8 +546,43 @@ class Service:
                 age = round(self._clock() - keys.read_at)
                 self._notice(Level.ERROR, "key rings not read, the old ones stay", age_seconds=age, cause=error)
             return
-        self._keys = _Keys(keys.store, rings, fingerprint, self._clock())
+        self._keys = _Keys(keys.store, rings, fingerprint, self._clock(), newest_day(rings))
         self._notice(Level.INFO, "key rings read", keys=keys.store.directory)
+
+    # The clock.
+
+    def clock_doubt(self) -> str:
+        """Return why the clock cannot be believed now, as a clause; empty if it can. The log is told of each change."""
+        doubt = self._judge.doubt(self._reading(), self._keys.newest)
+        if doubt and not self._doubt:
+            remedy = "set the clock, or say with 'batv clock trust' that it is right"
+            said = "the clock cannot be right: what would be signed, and forged bounces, get 451"
+            self._notice(Level.ERROR, said, cause=f"{doubt}: {remedy}")
+        elif self._doubt and not doubt:
+            self._notice(Level.INFO, "the clock is believed again", day=Day.at(self._clock()))
+        self._doubt = doubt
+        return doubt
+
+    def _reading(self) -> Reading:
+        # A counter that goes on while the machine sleeps: else each sleep would look like a jump.
+        return Reading(self._clock(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def look_at_clock(self) -> None:
+        """Hear whether somebody has said that the clock is right, and look at it."""
+        if self._trust.fingerprint() != self._trust_fingerprint:
+            self._trust_fingerprint = self._read_trust(given_now=True)
+        self.clock_doubt()
+
+    def _read_trust(self, *, given_now: bool) -> Hashable:
+        fingerprint = self._trust.fingerprint()
+        try:
+            trust = self._trust.read()
+        except BatvError as error:
+            self._notice(Level.ERROR, "nobody's word on the clock is heard", cause=error)
+        else:
+            now = self._reading()
+            self._judge.trust(trust, now if given_now and trust is not None else None)
+        return fingerprint
 
     def _fault(self, what: str, error: Exception) -> None:
         # Its text is left out: it could hold a secret.

@@ -49,7 +49,7 @@ from batv.smtp.origin import (
 )
 from batv.smtp.path import keywords, parameter, parse_mail, parse_rcpt
 from batv.smtp.reply import Reply
-from batv.stage import Client
+from batv.stage import Client, DeferringStage
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
@@ -249,12 +249,14 @@ class ProxySession:
                 return _TOO_BIG
         side = self._side
         rings, day = side.rings(), side.day()
-        sender = side.stage.sender(mail.path, self._client, rings, day)
+        doubt = side.clock_doubt()
+        stage = DeferringStage(side.stage, doubt) if doubt else side.stage
+        sender = stage.sender(mail.path, self._client, rings, day)
         peek = HeaderPeek() if tenants is None else HeaderPeek(_TENANT_PEEK_OCTETS, read_tenants=True)
         transaction = self._transaction = Transaction(
             side,
             self._next_identifier(),
-            side.stage,
+            stage,
             rings,
             day,
             self._route,
@@ -302,13 +304,16 @@ class ProxySession:
         lmtp = transaction.route.lmtp
         marked = self._side.marks and transaction.given.null
         foreign = decision.verdict is Verdict.FOREIGN
-        if self._ahead and (foreign or recipient.held or lmtp or marked or not transaction.pipelines):
+        deferred = decision.disposition is Disposition.DEFER
+        if self._ahead and (foreign or deferred or recipient.held or lmtp or marked or not transaction.pipelines):
             # What becomes of this one depends on what became of those before it, or it stands behind them on record.
             await self._settle_all()
             if self._transaction is not transaction:
                 return _LATER if transaction.failed else _SEQUENCE
         if foreign:
             recipient.reply = _NO_RELAY
+        elif deferred:
+            recipient.reply = _LATER
         elif not recipient.held and (lmtp or decision.status != transaction.status) and transaction.forwarded:
             recipient.reply = _SEPARATELY
         elif recipient.held:

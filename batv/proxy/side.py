@@ -59,6 +59,7 @@ class Side:
         hostname: what we call ourselves.
         clock: returns POSIX seconds.
         day: returns the day in UTC.
+        clock_doubt: returns why the clock cannot be believed now; empty if it can.
         blocklists: asked about clients who bring bounces; None for no lists.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
     """
@@ -78,5 +79,6 @@ class Side:
     hostname: str
     clock: Callable[[], float]
     day: Callable[[], Day]
+    clock_doubt: Callable[[], str]
     blocklists: Blocklists | None = None
     says_full_from: float = 0.0
