@@ -31,11 +31,12 @@ import os
 import re
 import secrets
 import sqlite3
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -77,6 +78,7 @@ _READ_SECONDS: Final = 1.0
 """For which another process may hold the lock of a file."""
 
 _CLOSE_SECONDS: Final = 10.0
+_TICK_SECONDS: Final = 1.0
 
 _WAITING_ROWS: Final = 200_000
 """Rows that may wait to be written: some seconds of the highest rate, and less than 20 MB."""
@@ -150,6 +152,8 @@ class Ledger:
         self._today = today
         self._keys: dict[Day, blake2b] = {}
         self._lock = Lock()
+        self._written = Condition(self._lock)
+        self._writing = False
         self._waiting: dict[Day, list[int]] = {}
         self._waiting_rows = 0
         self._dropped = 0
@@ -160,6 +164,8 @@ class Ledger:
         self._writer: Thread | None = None
         self._reading = Lock()
         self._readers: dict[Day, sqlite3.Connection] = {}
+        self._listed: tuple[Day, float] | None = None
+        self._days: tuple[Day, ...] = ()
 
     # What the proxies call. Nothing here waits for the disk.
 
@@ -274,6 +280,15 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
 
+    def flush(self, seconds: float = _CLOSE_SECONDS) -> bool:
+        """Wait until what was noted is written, and return whether it is.
+
+        Args:
+            seconds: how long to wait.
+        """
+        with self._written:
+            return self._written.wait_for(lambda: not self._waiting_rows and not self._writing, seconds)
+
     def close(self) -> None:
         """Write what waits, and close the files."""
         self._closing.set()
@@ -362,8 +377,11 @@ class Ledger:
                 if rest:
                     self._waiting[day] = rest
                 self._waiting_rows -= len(rows)
+                self._writing = True
                 rows.sort()  # neighbours lie on the same page
                 return day, rows
+            self._writing = False
+            self._written.notify_all()
         return None
 
     def _put_back(self, day: Day, rows: list[int]) -> None:
@@ -427,14 +445,21 @@ class Ledger:
 
     def _days_on_disk(self, today: Day) -> Sequence[Day]:
         """Return the days that count and have a file, the last one first; close what is open of others."""
-        days = {
-            day
-            for day, entry in self._files()
-            if -1 <= today - day < self.limits.keep_days and entry.name.endswith(_SUFFIX)
-        }
-        for day in self._readers.keys() - days:
-            self._forget_reader(day)
-        return sorted(days, reverse=True)
+        try:
+            changed = self.directory.stat().st_mtime
+        except FileNotFoundError:
+            return ()
+        # Names that come within one tick of the clock leave the same time: what has just changed is read once more.
+        if (today, changed) != self._listed or time.time() - changed < _TICK_SECONDS:
+            days = {
+                day
+                for day, entry in self._files()
+                if -1 <= today - day < self.limits.keep_days and entry.name.endswith(_SUFFIX)
+            }
+            for day in self._readers.keys() - days:
+                self._forget_reader(day)
+            self._listed, self._days = (today, changed), tuple(sorted(days, reverse=True))
+        return self._days
 
     def _files(self) -> Iterator[tuple[Day, os.DirEntry[str]]]:
         try:
