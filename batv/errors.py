@@ -25,6 +25,7 @@ __all__ = [
     "PathError",
     "QuarantineFullError",
     "ReplyError",
+    "ReportError",
     "TryAgainError",
     "UnavailableError",
     "UnsafeFileError",
@@ -85,6 +86,12 @@ class ReplyError(BatvError):
     """A peer's octets that are no SMTP reply. Source: RFC 5321 section 4.2."""
 
     exit_status = 69
+
+
+class ReportError(BatvError):
+    """Octets that are no DMARC aggregate report, or one that goes beyond our bounds."""
+
+    exit_status = 65
 
 
 class CorpusError(BatvError):
