@@ -551,8 +551,7 @@ class ClientConnection(SMTP):
                 self._say(reply)
                 if reply is _BYE or reply is _EARLY:
                     return
-            if self._asked and (self._idle_commands >= self._door.settings.max_idle_commands or self._door.draining):
-                # Recipients that were said ahead and are taken are no idling, and all are answered before any good-bye.
+            if self._asked and self._door.draining:
                 await self._settle(conversation)
             if self._idle_commands >= self._door.settings.max_idle_commands:
                 self._say(_IDLING)
@@ -563,12 +562,12 @@ class ClientConnection(SMTP):
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
         """Return the reply to a command, or None if it has none of its own, or not yet."""
-        self._idle_commands += 1
         well_formed = line.endswith(b"\r") and not _CONTROL.search(line, 0, len(line) - 1)
         verb, _, argument = line[:-1].partition(b" ")
         name = self._VERBS.get(verb.upper()) if well_formed else None
         if self._asked and name != "smtp_RCPT":
             await self._settle(conversation)
+        self._idle_commands += 1
         if name is None:
             return _UNKNOWN if well_formed else _SYNTAX
         handler: Callable[[bytes], Awaitable[Reply | None]] = getattr(self, name)
@@ -582,6 +581,11 @@ class ClientConnection(SMTP):
             if self._asked:
                 await self._settle(conversation)
             return _LATER
+
+    def _ask(self, asked: tuple[Any, bool | None]) -> None:
+        """Let a command be settled later; it counts when it is, after those before it."""
+        self._asked.append(asked)
+        self._idle_commands -= 1
 
     async def _settle(self, conversation: Conversation) -> None:
         """Give the replies to the commands that were begun, each once it is known."""
@@ -598,6 +602,7 @@ class ClientConnection(SMTP):
                     self._report(error)
                     conversation.fault(error)
                     reply = _LATER
+            self._idle_commands += 1
             if busy is not None:
                 self._count_recipient(reply, busy=busy)
             self._say(reply)
@@ -743,7 +748,7 @@ class ClientConnection(SMTP):
         if isinstance(asked, Reply):
             return asked
         if self._more:
-            self._asked.append((asked, None))
+            self._ask((asked, None))
             return None
         return await self._open_conversation.settle(asked)
 
@@ -752,7 +757,7 @@ class ClientConnection(SMTP):
         busy = conversation.in_transaction
         asked = await conversation.rcpt(argument)
         if self._asked or self._more:
-            self._asked.append((asked, busy))
+            self._ask((asked, busy))
             if len(self._asked) >= _AHEAD_COMMANDS:
                 await self._settle(conversation)
             return None

@@ -111,6 +111,38 @@ def test_recipients_said_at_once_are_no_idling(loop: str, domain: bytes, tmp_pat
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_idling_is_counted_alike_whether_commands_come_one_by_one_or_at_once(loop: str, tmp_path: Path) -> None:
+    """To say a group of recipients at once must not buy time for idling."""
+    recipients = [b"RCPT TO:<ann@example.com>", *[b"RCPT TO:<gone@elsewhere.example>"] * 15]
+    group = [b"EHLO client.example", b"MAIL FROM:<list@peer.example>", *recipients]
+    lines = [*group, *[b"NOOP"] * 30]
+    for folder in ("one-by-one", "at-once"):
+        (tmp_path / folder).mkdir()
+
+    async def replies_to(pieces: list[bytes], folder: Path) -> list[bytes]:
+        changes = {"smtp": {"max_idle_commands": 20}}
+        replies: list[bytes] = []
+        async with recorded(folder, Direction.INBOUND, changes) as (client, _, _):
+            for piece in pieces:
+                await client.pieces([piece])
+                for _ in range(piece.count(b"\n")):
+                    replies.append(await client.reply())
+                    if replies[-1][:3] == b"421":
+                        return replies
+        return replies
+
+    async def test() -> None:
+        whole = b"".join(line + b"\r\n" for line in group)
+        noops = [b"NOOP\r\n"] * 30
+        one_by_one = await replies_to([*(line + b"\r\n" for line in group), *noops], tmp_path / "one-by-one")
+        at_once = await replies_to([whole, *noops], tmp_path / "at-once")
+        assert len(one_by_one) < len(lines)
+        assert at_once == one_by_one
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_more_recipients_than_a_transaction_takes_do_not_cost_the_first_ones(loop: str, tmp_path: Path) -> None:
     """RFC 5321 section 4.5.3.1.10: the client sends to those that were taken, and to the others afterwards."""
 
