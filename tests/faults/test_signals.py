@@ -23,7 +23,7 @@ from tests.faults.table import Flow
 from tests.support.faulty_hop import FaultyHop, Stage
 from tests.support.keeping_client import Attempt, Letter, attempt
 from tests.support.port import free_port
-from tests.support.service import ServiceProcess
+from tests.support.service import SERVE, ServiceProcess
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
@@ -91,12 +91,14 @@ class Site:
         folder: for all of it.
         workers: how many.
         seconds: how long its next hop thinks before each reply.
+        before: what the service runs first.
     """
 
-    def __init__(self, folder: Path, workers: int, seconds: float = 0) -> None:
+    def __init__(self, folder: Path, workers: int, seconds: float = 0, before: str = "") -> None:
         self.hop: Final = FaultyHop(folder / "record", seconds=seconds)
         self._folder: Final = folder
         self._workers: Final = workers
+        self._code: Final = before + SERVE
         self._ports: Final = {"outbound": free_port(), "inbound": free_port()}
         self._services: Final[list[ServiceProcess]] = []
 
@@ -120,7 +122,7 @@ class Site:
     def start(self) -> None:
         """Start the service."""
         settings = f"[smtp]\nworkers = {self._workers}\ndrain_seconds = 20\n"
-        service = ServiceProcess(self._folder, self.hop.address, settings)
+        service = ServiceProcess(self._folder, self.hop.address, settings, code=self._code)
         config = service.config.read_text(encoding="utf-8")
         for direction, port in self._ports.items():
             old = f'[{direction}]\nlisten = ["127.0.0.1:0"]'
@@ -200,21 +202,8 @@ def recover(site: Site, blow: Blow, processes: list[psutil.Process], at: int) ->
         site.service.wait_for_log("worker listens again", after=at)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Take each signal at each stage; without `--long` a third of that, each signal at a stage or two."""
-    if "stage" in metafunc.fixturenames:
-        cells = [
-            pytest.param(stage, blow, id=f"{stage}-{blow}")
-            for row, stage in enumerate(_STAGES)
-            for column, blow in enumerate(_BLOWS)
-            if metafunc.config.getoption("--long") or (row + column) % 3 == 0
-        ]
-        metafunc.parametrize(("stage", "blow"), cells)
-
-
-def test_a_signal_at_any_stage_costs_no_mail(sites: dict[int, Site], stage: Stage, blow: Blow) -> None:
-    """What can come to its end does; what is cut off stays with its client, which gets rid of it at the next one."""
-    site = sites[blow.workers]
+def check_signal(site: Site, stage: Stage, blow: Blow) -> None:
+    """Send a message, let the next hop hold it at that stage, strike, and hold what became of it against the laws."""
     site.hop.forget()
     # RSET is said where a forged recipient was asked about.
     flow = Flow.MIXED if stage is Stage.RSET else list(Flow)[_STAGES.index(stage) % len(Flow)]
@@ -260,6 +249,37 @@ def test_a_signal_at_any_stage_costs_no_mail(sites: dict[int, Site], stage: Stag
     twice = {key for key, count in late.items() if count > 1 and key[0] == letter.identity}
     assert not twice or (stage is Stage.DOT and blow.loses_answers), "twice only where nobody can know"
     assert {taken.digest for taken in site.hop.taken} == {letter.digest}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Take each signal at each stage; without `--long` a third of that, each signal at a stage or two."""
+    if "stage" in metafunc.fixturenames:
+        cells = [
+            pytest.param(stage, blow, id=f"{stage}-{blow}")
+            for row, stage in enumerate(_STAGES)
+            for column, blow in enumerate(_BLOWS)
+            if metafunc.config.getoption("--long") or (row + column) % 3 == 0
+        ]
+        metafunc.parametrize(("stage", "blow"), cells)
+
+
+def test_a_signal_at_any_stage_costs_no_mail(sites: dict[int, Site], stage: Stage, blow: Blow) -> None:
+    """What can come to its end does; what is cut off stays with its client, which gets rid of it at the next one."""
+    check_signal(sites[blow.workers], stage, blow)
+
+
+_NO_DRAIN: Final = """
+from batv.net.server import Door
+async def at_once(self):
+    pass
+Door.emptied = at_once
+"""
+
+
+def test_a_service_that_ends_at_once_does_not_pass(tmp_path: Path) -> None:
+    """The check above must see a transaction that is cut off."""
+    with Site(tmp_path, 1, before=_NO_DRAIN) as site, pytest.raises(AssertionError, match="DATA"):
+        check_signal(site, Stage.DATA, Blow(signal.SIGTERM))
 
 
 # Under load.
