@@ -29,6 +29,8 @@ _PEEK_OCTETS: Final = 65_536
 """Enough for a hundred Received fields, and a bound for what a message costs that is all header."""
 
 _TENANT = re.compile(rb"(?m)^\.?x-ms-exchange-crosstenant-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]*+)")
+_SENDER_FIELDS: Final = (b"\nfrom", b"\nsender", b"\nreply-to", b"\ndisposition-notification-to")
+_VALUE = re.compile(rb"[ \t]*+:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)")
 _MESSAGE_ID = re.compile(rb"(?im)^\.?Message-ID[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]{1,998})")
 
 
@@ -130,18 +132,32 @@ class HeaderPeek:
         hops: how many Received fields there are.
         tenants: values of X-MS-Exchange-CrossTenant-Id, in lower case; read on `read_tenants` only, and only where the
             limit leaves out nothing of the header.
+        senders: values of the first From, Sender, Reply-To and Disposition-Notification-To, whom replies may go to, in
+            lower case; read on `read_senders` only.
         done: whether all was seen that is looked at.
     """
 
-    __slots__ = ("_limit", "_reads_tenants", "_seen", "done", "hops", "message_id", "tenants")
+    __slots__ = (
+        "_limit",
+        "_reads_senders",
+        "_reads_tenants",
+        "_seen",
+        "done",
+        "hops",
+        "message_id",
+        "senders",
+        "tenants",
+    )
 
-    def __init__(self, limit: int = _PEEK_OCTETS, *, read_tenants: bool = False) -> None:
+    def __init__(self, limit: int = _PEEK_OCTETS, *, read_tenants: bool = False, read_senders: bool = False) -> None:
         self.message_id = b""
+        self.senders: tuple[bytes, ...] = ()
         self.hops = 0
         self.tenants: frozenset[bytes] = frozenset()
         self.done = False
         self._limit = limit
         self._reads_tenants = read_tenants
+        self._reads_senders = read_senders
         self._seen = b""
 
     def feed(self, octets: bytes) -> None:
@@ -169,6 +185,20 @@ class HeaderPeek:
         if match is not None:
             self.message_id = match[1].strip()
         self.hops = folded.count(b"\nreceived:") + folded.count(b"\n.received:")
+        if self._reads_senders:
+            found = (_value(folded, name) for name in _SENDER_FIELDS)
+            self.senders = tuple(value for value in found if value)
         # Behind what was looked at another tenant might be named.
         if self._reads_tenants and whole:
             self.tenants = frozenset(value.strip() for value in _TENANT.findall(folded))
+
+
+def _value(folded: bytes, name: bytes) -> bytes:
+    """Return the value of the first field of a name, or nothing. A line end and the name in lower case are given."""
+    at = folded.find(name)
+    while at >= 0:
+        match = _VALUE.match(folded, at + len(name))
+        if match is not None:
+            return match[1]
+        at = folded.find(name, at + 1)
+    return b""

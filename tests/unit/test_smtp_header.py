@@ -101,3 +101,32 @@ def test_the_message_id_is_read_from_the_header(message: bytes, found: bytes, si
         peek.feed(message[at : at + size])
     peek.finish()
     assert peek.message_id == found
+
+
+@pytest.mark.parametrize("size", [1, 10, 100_000])
+def test_whom_replies_may_go_to_is_read_from_the_header(size: int) -> None:
+    """The first field of each name counts, as mail programs have it, folded or not; none of the body does."""
+    message = (
+        b"X-From: x@x\r\nFrom-X: x@x\r\nFrom : Joe\r\n <joe@example.com>\r\nFrom: second@x\r\n"
+        b"SENDER:sec@example.com\r\n"
+        b"Reply-To: a@example.com,\r\n\tb@example.com\r\nDisposition-Notification-To: <c@example.com>\r\n"
+        b"\r\nSender: in.the@body\r\n"
+    )
+    for wanted in (True, False):
+        peek = HeaderPeek(read_senders=wanted)
+        for at in range(0, len(message), size):
+            peek.feed(message[at : at + size])
+        peek.finish()
+        found = b" ".join(peek.senders).split()
+        assert (
+            found
+            == [
+                b"joe",
+                b"<joe@example.com>",
+                b"sec@example.com",
+                b"a@example.com,",
+                b"b@example.com",
+                b"<c@example.com>",
+            ]
+            * wanted
+        )
