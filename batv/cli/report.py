@@ -172,7 +172,7 @@ def _source_as_json(source: Source) -> dict[str, Any]:
         "messages": source.messages,
         "spf": source.spf,
         "dkim": source.dkim,
-        "signers": [name for name, _ in source.signers.most_common()],
+        "signers": [clean(name) for name, _ in source.signers.most_common()],
         "reporters": sorted(clean(each) for each in source.reporters),
         "begin": _date(source.begin),
         "end": _date(source.end),
