@@ -18,6 +18,8 @@ __all__ = [
     "Scanned",
     "Tagged",
     "command",
+    "holds_tag",
+    "looks_tagged",
     "mail",
     "mailbox",
     "marked",
@@ -244,13 +246,17 @@ def _after_one_of(octets: bytes, at: int, allowed: frozenset[int]) -> int | None
 # Tags.
 
 
+_TAG_TYPES: Final = {b"PRVS=": 6, b"PRVS2=": 10}
+"""How many digits of signature a tag of each type has: the draft's scheme, and our own strong one."""
+
+
 class Tagged(NamedTuple):
     """A local part with a tag, taken apart.
 
     Attributes:
         key_number: the digit K.
         stamp: the digits DDD.
-        signature: the digits SSSSSS, in lower case.
+        signature: the digits of the signature, in lower case.
         rest: the local part without the tag.
         prefix: whether the tag stood before the rest, else behind it.
     """
@@ -275,22 +281,43 @@ def tagged(local: bytes) -> Tagged | None:
         """Return the rest as a local part; None if it is none."""
         return b'"' + rest + b'"' if quoted else rest or None
 
-    value = inner[5:15]
-    if _upper(inner[:5]) == b"PRVS=" and _is_tag(value) and inner[15:16] == b"=":
-        rest = whole(inner[16:])
-        if rest is not None:
+    for kind, digits in _TAG_TYPES.items():
+        begin = len(kind)
+        end = begin + 4 + digits
+        value = inner[begin:end]
+        rest = whole(inner[end + 1 :])
+        if _upper(inner[:begin]) == kind and _is_tag(value, digits) and inner[end : end + 1] == b"=" and rest:
             return Tagged(int(value[:1]), value[1:4], _lower(value[4:]), rest, prefix=True)
-    value = inner[-10:]
-    if _upper(inner[-16:-10]) == b"+PRVS=" and _is_tag(value):
-        rest = whole(inner[:-16])
-        if rest is not None and not (quoted and _ends_within_pair(inner[:-16])):
+    for kind, digits in _TAG_TYPES.items():
+        value = inner[-4 - digits :]
+        begin = len(inner) - len(b"+" + kind) - 4 - digits
+        if begin < 0 or _upper(inner[begin : -4 - digits]) != b"+" + kind or not _is_tag(value, digits):
+            continue
+        rest = whole(inner[:begin])
+        if rest and not (quoted and _ends_within_pair(inner[:begin])):
             return Tagged(int(value[:1]), value[1:4], _lower(value[4:]), rest, prefix=False)
     return None
 
 
-def _is_tag(value: bytes) -> bool:
+def looks_tagged(local: bytes) -> bool:
+    """Whether a local part starts like a tag, within its quotes."""
+    return any(_upper(local.removeprefix(b'"')[: len(kind)]) == kind for kind in _TAG_TYPES)
+
+
+def holds_tag(text: str) -> bool:
+    """Whether a tag stands anywhere in a text, with whatever around it."""
+    octets = text.encode("utf-8", "surrogatepass")
+    return any(
+        _upper(octets[at : at + len(kind)]) == kind
+        and _is_tag(octets[at + len(kind) : at + len(kind) + 4 + digits], digits)
+        for at in range(len(octets))
+        for kind, digits in _TAG_TYPES.items()
+    )
+
+
+def _is_tag(value: bytes, digits: int) -> bool:
     return (
-        len(value) == 10
+        len(value) == 4 + digits
         and all(octet in _DIGITS for octet in value[:4])
         and all(octet in _HEX_DIGITS for octet in value[4:])
     )
