@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from batv.stage import Stage
     from batv.store.rings import RingStore
 
-__all__ = ["Service", "Source"]
+__all__ = ["Service", "Source", "link_of"]
 
 _ROLLOUT_SECONDS: Final = 5.0
 """Between two looks at how far the domains have come."""
@@ -611,6 +611,15 @@ def _ends(listener: OutboundSettings | InboundSettings) -> _Ends:
     if isinstance(listener, OutboundSettings):
         holders = tuple(Holder(each.name, each.spellings, each.tenant) for each in listener.client_certificates)
         access = Access(listener.clients, holders)
+    return _Ends(tls, access, link_of(listener))
+
+
+def link_of(listener: OutboundSettings | InboundSettings) -> Link:
+    """Return how the next hop of a proxy is spoken to, with the files that its settings name.
+
+    Raises:
+        BatvError: one of the files is not right.
+    """
     context, credentials = None, None
     if listener.next_hop_tls is not NextHopTls.OFF:
         context = client_context(listener.next_hop_tls, listener.next_hop_tls_ca)
@@ -621,8 +630,7 @@ def _ends(listener: OutboundSettings | InboundSettings) -> _Ends:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} is not UTF-8", "write user and password there, each on a line") from error
         credentials = parse_credentials(text, str(path))
-    link = Link(listener.next_hop_identity, listener.next_hop_tls, context, listener.next_hop_tls_name, credentials)
-    return _Ends(tls, access, link)
+    return Link(listener.next_hop_identity, listener.next_hop_tls, context, listener.next_hop_tls_name, credentials)
 
 
 def _bound(endpoint: Endpoint, server: asyncio.Server) -> list[Endpoint]:
