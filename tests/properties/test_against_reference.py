@@ -95,7 +95,15 @@ PIECES: Final[dict[str, tuple[bytes, ...]]] = {
             b"\r",
             b"\n",
         ),
-        *(b"Subject: x", b" " * 300, b"y" * 2100, b"X-Batv", b"Message-ID:", b"Received:", b"X-MS-Exchange-"),
+        *(
+            b"Subject: x",
+            b" " * 300,
+            b"y" * 2100,
+            b"X-Batv",
+            b"Message-ID:",
+            b"Received:",
+            b"X-MS-Exchange-CrossTenant-Id:",
+        ),
     ),
     "tag": (
         *(

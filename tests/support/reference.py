@@ -25,6 +25,7 @@ __all__ = [
     "marked",
     "names_a_relay",
     "parameters_of",
+    "peeked",
     "proxy_header",
     "rcpt",
     "replies",
@@ -455,6 +456,31 @@ def marked(status: bytes | None, message: bytes) -> bytes:
         if not taking:
             kept.append(line)
     return b"".join(line + b"\r\n" for line in kept)
+
+
+def peeked(message: bytes) -> tuple[bytes, int, frozenset[bytes]]:
+    """Return the first Message-ID that has a value, how many Received fields there are, and the tenants.
+
+    The value of a field ends with its line, but for one that begins on the next.
+
+    Args:
+        message: lines that all end with CRLF.
+    """
+    header = (b"\r\n" + message).partition(b"\r\n\r\n")[0].split(b"\r\n")
+    message_id, hops = b"", 0
+    tenants = set()
+    for line, next_line in zip(header, [*header[1:], b""], strict=True):
+        name, colon, value = line.removeprefix(b".").partition(b":")
+        hops += _upper(name + colon) == b"RECEIVED:"
+        value = value.lstrip(b" \t")
+        if not value and next_line[:1] in {b" ", b"\t"}:
+            value = next_line.lstrip(b" \t")
+        kind = _upper(name.rstrip(b" \t")) if colon else b""
+        if kind == b"MESSAGE-ID" and not message_id:
+            message_id = value[:998].strip()
+        elif kind == b"X-MS-EXCHANGE-CROSSTENANT-ID":
+            tenants.add(_lower(value).strip())
+    return message_id, hops, frozenset(tenants)
 
 
 # Who the client is.
