@@ -49,6 +49,7 @@ __all__ = [
     "DnsblSettings",
     "DomainSettings",
     "Endpoint",
+    "GuessingSettings",
     "InboundSettings",
     "JournalSettings",
     "KeysSettings",
@@ -561,6 +562,22 @@ class StateSettings(_Section):
         return self.quarantine_max_mib * _MEBIBYTE
 
 
+class GuessingSettings(_Section):
+    """What is done about clients that try tags."""
+
+    max_failures: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="failed tags in bounces from a network (/24, IPv6 /48) to a recipient, after which good ones go to"
+        " the quarantine; 0: off; in each worker; against guessing",
+    )
+    window_seconds: Seconds = Field(
+        3600,
+        description="seconds for which failed tags count after the first, and from `max_failures` on after the last",
+    )
+
+
 class JournalSettings(_Section):
     """How the journal is written."""
 
@@ -699,6 +716,7 @@ class Settings(_Section):
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     next_hop: NextHopSettings = Field(default_factory=NextHopSettings)
     tags: TagsSettings = Field(default_factory=TagsSettings)
+    guessing: GuessingSettings = Field(default_factory=GuessingSettings)
     dns: DnsSettings = Field(default_factory=DnsSettings)
     dnsbl: DnsblSettings = Field(default_factory=DnsblSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
@@ -719,6 +737,8 @@ class Settings(_Section):
         if self.inbound is not None:
             for name in sorted(self.inbound.relay_domains & set(self.domains)):
                 yield "inbound.relay_domains", f"{name} stands under domains too: leave one out"
+        if self.guessing.max_failures and not self.state.quarantine_max_mib:
+            yield "guessing.max_failures", "the quarantine keeps nothing: give state.quarantine_max_mib some room"
         if self.outbound is not None:
             ours = self.policy.domains
             for number, certificate in enumerate(self.outbound.client_certificates):
@@ -758,6 +778,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "smtp": SmtpSettings,
     "next_hop": NextHopSettings,
     "tags": TagsSettings,
+    "guessing": GuessingSettings,
     "dns": DnsSettings,
     "dnsbl": DnsblSettings,
     "rollout": RolloutSettings,

@@ -27,6 +27,7 @@ from batv.clock import ClockJudge, Reading, newest_day
 from batv.config import Endpoint, NextHopTls, OutboundSettings
 from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
+from batv.guessing import Guessing
 from batv.net.destination import Link
 from batv.net.listening import BACKLOG, cannot_listen, open_to_group, refuse_taken
 from batv.net.next_hop import NextHop
@@ -170,6 +171,7 @@ class Service:
         self._journal = self._open_journal(self._settings)
         self._blocklists = self._open_blocklists(self._settings)
         self._quarantine = _quarantine(self._settings)
+        self._guessing = _guessing(self._settings)
         self._trust = TrustStore(Path(self._settings.state.directory))
         self._trust_fingerprint = self._read_trust(given_now=False)
         self._proxies = [
@@ -255,6 +257,8 @@ class Service:
                 journal.close()
             self._notice(Level.ERROR, "reload refused, the old settings and keys stay", cause=error)
             return False
+        if settings.guessing != self._settings.guessing:
+            self._guessing = _guessing(settings)
         self._settings, self._keys, self._quarantine = settings, keys, quarantine
         before, self._rollout = self._rollout, Rollout(settings)
         self._rollout.take_over(before)
@@ -318,6 +322,7 @@ class Service:
             day=lambda: Day.at(self._clock()),
             clock_doubt=self.clock_doubt,
             blocklists=self._blocklists if direction is Direction.INBOUND else None,
+            guessing=self._guessing if direction is Direction.INBOUND else None,
         )
         door = Door(
             hostname, settings.smtp, self._observer, lambda address, origin: self._converse(proxy, address, origin)
@@ -354,6 +359,7 @@ class Service:
         side.xclient_from, side.xforward_from = listener.xclient_from, listener.xforward_from
         side.journal = self._journal
         side.blocklists = self._blocklists if proxy.direction is Direction.INBOUND else None
+        side.guessing = self._guessing if proxy.direction is Direction.INBOUND else None
         side.quarantine = self._quarantine
         next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname, ends.link)
         if not side.next_hop.same_as(next_hop):
@@ -590,6 +596,11 @@ class Service:
 
     def _notice(self, level: Level, what: str, **fields: object) -> None:
         self._observer(Notice(level, what, fields))
+
+
+def _guessing(settings: Settings) -> Guessing | None:
+    wanted = settings.guessing
+    return Guessing(wanted.max_failures, wanted.window_seconds) if wanted.max_failures else None
 
 
 def _quarantine(settings: Settings) -> Quarantine:

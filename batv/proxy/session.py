@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.access import UNIX_CLIENT, tenants_of, within
 from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
+from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
 from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
@@ -299,7 +300,7 @@ class ProxySession:
         return await self._ask_about(transaction, rcpt)
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        decision = await self._decided(transaction, rcpt.path)
+        decision = self._guarded(await self._decided(transaction, rcpt.path))
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
         marked = self._side.marks and transaction.given.null
@@ -345,6 +346,29 @@ class ProxySession:
             return decision
         zone = await transaction.inquiry.zone()
         return decide(replace(self._client, listed=zone)) if zone else decision
+
+    def _guarded(self, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
+        """Count a failed tag; put aside what has a good one that may have been guessed, for as long as there is room.
+
+        Where forged bounces are let through, there is nothing to guess for.
+        """
+        guessing, mailbox = self._side.guessing, decision.path.mailbox
+        guess = decision.verdict in GUESSES and decision.disposition not in {Disposition.PASS, Disposition.DEFER}
+        if guessing is None or mailbox is None or not (guess or decision.verdict is Verdict.VALID):
+            return decision
+        now = asyncio.get_running_loop().time()
+        network, recipient = network_of(self._client.address), victim(mailbox)
+        if not guess:
+            if not guessing.suspect(network, recipient, now):
+                return decision
+            reason = f"{decision.reason}; many failed tags from {network}"
+            if not self._side.quarantine.has_room:
+                return replace(decision, reason=f"{reason}; quarantine full")
+            return replace(decision, disposition=Disposition.QUARANTINE, reason=reason)
+        if guessing.failed(network, recipient, now):
+            fields = {"client": self._client.address, "network": network, "recipient": printable(recipient)}
+            self._side.observer(Notice(Level.WARNING, "tags are being guessed", fields))
+        return decision
 
     async def settle(self, asked: Asked) -> Reply:
         """Return the reply to a command that was said to the next hop; those before it are settled too."""

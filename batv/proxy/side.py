@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from batv.access import Access
     from batv.config import SmtpSettings
     from batv.day import Day
+    from batv.guessing import Guessing
     from batv.keyring import KeyRings
     from batv.net.dnsbl import Blocklists
     from batv.net.next_hop import NextHop
@@ -61,6 +62,7 @@ class Side:
         day: returns the day in UTC.
         clock_doubt: returns why the clock cannot be believed now; empty if it can.
         blocklists: asked about clients who bring bounces; None for no lists.
+        guessing: counts failed tags; None for not.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
     """
 
@@ -81,4 +83,5 @@ class Side:
     day: Callable[[], Day]
     clock_doubt: Callable[[], str]
     blocklists: Blocklists | None = None
+    guessing: Guessing | None = None
     says_full_from: float = 0.0

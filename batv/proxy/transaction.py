@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from batv.net.connection import NextHopFault, SilenceFault
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
 from batv.smtp.header import StatusField
-from batv.verdict import FORGED, Decision, Disposition
+from batv.verdict import FORGED, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, ReversePath
@@ -45,6 +45,7 @@ __all__ = ["START_CONTENT", "Recipient", "Transaction"]
 START_CONTENT: Final = 354
 
 _HELD: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
+_JUDGED: Final = FORGED | {Verdict.VALID}
 _RESET_SECONDS: Final = 10.0
 """For the reply to RSET: the client waits meanwhile, and a slow one costs no more than a new connection."""
 
@@ -73,7 +74,7 @@ class Recipient:
     held: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = self.decision.disposition in _HELD and self.decision.verdict in FORGED
+        self.held = self.decision.disposition in _HELD and self.decision.verdict in _JUDGED
 
     @property
     def accepted(self) -> bool:
@@ -313,6 +314,8 @@ class Transaction:
     def begin_quarantine(self) -> None:
         """Begin a copy of the message for the held recipients.
 
+        One that may be genuine was found room for when its recipient was named, and is not lost for want of it now.
+
         Raises:
             QuarantineFullError: there is no room for it.
             IoError: the quarantine takes none.
@@ -324,7 +327,8 @@ class Transaction:
         # After the verdicts, so that a message which begins with white space does not go on with one.
         header.append(("X-Batv-Transaction", self.identifier))
         name = f"{self.side.clock():.6f}.{self.identifier}.batv"
-        self.quarantined = self.side.quarantine.begin(name, header)
+        genuine = any(recipient.decision.verdict is Verdict.VALID for recipient in self.held)
+        self.quarantined = self.side.quarantine.begin(name, header, beyond_limit=genuine)
 
     def discard_instead(self) -> None:
         """Give up the copy for the quarantine, which is full: the message is discarded where it was to be kept."""

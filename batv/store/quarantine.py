@@ -62,34 +62,43 @@ class Quarantine:
         """What the files in it take on the disk, as far as it is known."""
         return self._octets
 
-    def begin(self, name: str, header: Iterable[tuple[str, str]]) -> QuarantinedMessage:
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another message, as far as it is known."""
+        self._count_now_and_then()
+        return self.max_octets is None or self._octets + _BLOCK_OCTETS <= self.max_octets
+
+    def begin(self, name: str, header: Iterable[tuple[str, str]], *, beyond_limit: bool = False) -> QuarantinedMessage:
         """Return a message to write to.
 
         Args:
             name: unique name of its file.
             header: fields to put before the message, printable text.
+            beyond_limit: it may be genuine, and is kept even where it has no room.
 
         Raises:
             QuarantineFullError: there is no room for another message.
             IoError: the file cannot be made.
         """
         self._count_now_and_then()
-        self.take(0)
+        if not beyond_limit:
+            self.take(0)
         try:
             if not (self.directory / "cur").is_dir():
                 self._make()
-            return QuarantinedMessage(self, name, header)
+            return QuarantinedMessage(self, name, header, beyond_limit=beyond_limit)
         except OSError as error:
             raise _failed(self.directory, error) from error
 
-    def take(self, octets: int) -> None:
-        """Take room for octets of a message; 0 asks whether there is any.
+    def take(self, octets: int, *, beyond_limit: bool = False) -> None:
+        """Take room for octets of a message, whether there is any or not if `beyond_limit`; 0 asks whether there is.
 
         Raises:
             QuarantineFullError: there is not so much.
         """
         with self._lock:
-            if self.max_octets is not None and self._octets + max(octets, _BLOCK_OCTETS) > self.max_octets:
+            limit = None if beyond_limit else self.max_octets
+            if limit is not None and self._octets + max(octets, _BLOCK_OCTETS) > limit:
                 raise QuarantineFullError(
                     f"the quarantine {self.directory} is full",
                     "delete messages there, or raise state.quarantine_max_mib",
@@ -130,8 +139,11 @@ class Quarantine:
 class QuarantinedMessage:
     """A message on its way into the quarantine. Kept only once `commit` has returned."""
 
-    def __init__(self, quarantine: Quarantine, name: str, header: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self, quarantine: Quarantine, name: str, header: Iterable[tuple[str, str]], *, beyond_limit: bool
+    ) -> None:
         self._quarantine = quarantine
+        self._beyond_limit = beyond_limit
         self._directory = quarantine.directory
         self._temporary = self._directory / "tmp" / name
         self._final = self._directory / "new" / name
@@ -222,7 +234,7 @@ class QuarantinedMessage:
         self._written += len(octets)
         more = _on_disk(self._written) - self._room
         if more > 0:
-            self._quarantine.take(more)
+            self._quarantine.take(more, beyond_limit=self._beyond_limit)
             self._room += more
         view = memoryview(octets)
         while view:
