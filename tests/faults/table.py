@@ -244,8 +244,8 @@ Beside the table:
 - `test_smtp_sink.py`: the next hop is Postfix's smtp-sink, which refuses, defers, closes, says 421 or is slow at each
   command, aborts a message, or does not read it.
 - `test_signals.py`: SIGHUP, SIGTERM and SIGKILL come to the service or to one of its workers, while the next hop is
-  held at each stage, and under load: 480 messages of 24 clients, with `--long` 20 000 of 200. Nothing that was accepted is
-  lost, and SIGTERM cuts no transaction off that comes to its end within the drain time.
+  held at each stage, and under load: 480 messages of 24 clients, with `--long` 20 000 of 200. Nothing that was accepted
+  is lost, and SIGTERM cuts no transaction off that comes to its end within the drain time.
 - `test_disk.py`: the disk under journal and quarantine is full, gives errors, is read-only or slow. A forged bounce
   that cannot be recorded is put off, and other mail goes on.
 - `test_client_is_gone.py`: the client closes, half-closes or resets the connection.
