@@ -26,14 +26,16 @@ from pydantic import (
 )
 
 from batv.address import DOMAIN
-from batv.errors import ConfigError
+from batv.day import Day
+from batv.errors import ConfigError, DayError
 from batv.keyring import MAX_STEP_DAYS
 from batv.mac import Case
-from batv.policy import DomainPolicy, Policy
+from batv.pattern import Pattern
+from batv.policy import DomainPolicy, Exemption, Exemptions, Policy
 from batv.rollout import OnLoss, Plan
 from batv.signing import Style
 from batv.tag import ForeignForm, Placement, Scheme
-from batv.verdict import Disposition
+from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +51,7 @@ __all__ = [
     "DnsblSettings",
     "DomainSettings",
     "Endpoint",
+    "ExemptionSettings",
     "GuessingSettings",
     "InboundSettings",
     "JournalSettings",
@@ -300,6 +303,12 @@ def _domain_name(name: object) -> str:
 
 
 def _domain_name_set(names: Iterable[object]) -> frozenset[str]:
+def _own_domain_name(name: str) -> str:
+    if not _DOMAIN_NAME.fullmatch(name.removeprefix("*.").encode()):
+        raise ValueError(f"'{name}' is no domain name: write it as in example.com or *.example.com")
+    return name.lower()
+
+
     return frozenset(_domain_name(name) for name in names)
 
 
@@ -318,10 +327,45 @@ def _guid(value: str) -> str:
     return value.lower()
 
 
-def _tables(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return tuple(value)
-    raise _FormError("write a line [[outbound.client_certificates]] for each, and its options on the lines below")
+def _tables(name: str) -> BeforeValidator:
+    def convert(value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(value)
+        raise _FormError(f"write a line [[{name}]] for each, and its options on the lines below")
+
+    return BeforeValidator(convert)
+
+
+def _pattern(value: object) -> object:
+    if isinstance(value, Pattern):
+        return value
+    if not isinstance(value, str):
+        raise _FormError('write a pattern in quotes, as in "list-*@example.com" or "*.example.org"')
+    return Pattern.parse(value)
+
+
+def _local_pattern(value: object) -> str:
+    if not isinstance(value, str):
+        raise _FormError('write what stands before the @ in quotes, as in "postmaster" or "list-*"')
+    Pattern.parse_local(value)
+    return value
+
+
+def _day(value: object) -> object:
+    if isinstance(value, Day):
+        return value
+    # What TOML calls a local date comes as a date of Python; one with a time has another text.
+    text = value if isinstance(value, str) else getattr(value, "isoformat", str)()
+    try:
+        return Day.from_iso(text)
+    except DayError as error:
+        raise ValueError("write a day as in 2027-03-31") from error
+
+
+def _one_line(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError("write a few words, on one line")
+    return value
 
 
 def _form_set(words: Iterable[object]) -> frozenset[Enum]:
@@ -341,6 +385,9 @@ DomainNameField = Annotated[str, BeforeValidator(_domain_name)]
 ListenField = Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")]
 PathField = Annotated[str, AfterValidator(_path)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PatternsField = Annotated[tuple[Annotated[Pattern, BeforeValidator(_pattern)], ...], _list("list-*@example.com")]
+LocalPatternsField = Annotated[tuple[Annotated[str, BeforeValidator(_local_pattern)], ...], _list("postmaster")]
+DayField = Annotated[Day, BeforeValidator(_day)]
 
 
 class KeysSettings(_Section):
@@ -471,7 +518,7 @@ class OutboundSettings(_ListenerSettings):
         (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
         description="networks whose mail is taken and signed; any other client is refused with 554 5.7.1",
     )
-    client_certificates: Annotated[tuple[ClientCertificate, ...], BeforeValidator(_tables)] = Field(
+    client_certificates: Annotated[tuple[ClientCertificate, ...], _tables("outbound.client_certificates")] = Field(
         (), description="tables, one for each certificate whose holder is taken for a client of yours"
     )
     require_local_source: bool = Field(
@@ -480,6 +527,10 @@ class OutboundSettings(_ListenerSettings):
         " against signing what is only forwarded",
     )
 
+    exempt_own_domains: bool = Field(
+        default=False,
+        description="leave mail to domains of yours unsigned; for sites whose internal mail shall show no tag",
+    )
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         yield from super()._contradictions()
         for endpoint in self.next_hop:
@@ -498,6 +549,14 @@ class InboundSettings(_ListenerSettings):
         frozenset(), description="hosted domains whose mail passes unsigned and unjudged"
     )
 
+    exempt_clients: NetworksField = Field(
+        (),
+        description="networks whose forged bounces are not judged; for servers of your own that answer to senders"
+        " whose mail leaves unsigned",
+    )
+
+
+RefinedField = Annotated[Disposition, _enum(Disposition, _ON_FORGED)] | None
 
 class DomainSettings(_Section):
     """What is wanted for one domain."""
@@ -506,6 +565,27 @@ class DomainSettings(_Section):
         Disposition.DISCARD, description="what a forged bounce gets: discard, reject, quarantine, mark or pass"
     )
     leave_forms: Annotated[frozenset[ForeignForm], _list("srs", _form_set)] = Field(
+    on_untagged: RefinedField = Field(
+        None, description="what a bounce without a tag gets; not set: `on_forged`; for a way out that is not signed yet"
+    )
+    on_malformed: RefinedField = Field(
+        None, description="what a bounce gets whose tag is none; not set: `on_forged`; for peers that damage addresses"
+    )
+    on_unknown_key: RefinedField = Field(
+        None, description="what a bounce gets whose key is unknown; not set: `on_forged`; for a key that was lost"
+    )
+    on_bad_signature: RefinedField = Field(
+        None,
+        description="what a bounce gets whose tag does not fit; not set: `on_forged`; for what is surely forged",
+    )
+    on_expired: RefinedField = Field(
+        None, description="what a bounce gets whose tag has expired; not set: `on_forged`; for bounces that come late"
+    )
+    exempt_recipients: LocalPatternsField = Field(
+        ("postmaster",),
+        description="users, with `*` for any part, to whom bounces without a tag are not judged; RFC 5321 section 4.5.1"
+        " wants `postmaster` to be reached",
+    )
         frozenset(),
         description="address forms of other systems that are neither signed nor judged:"
         " srs, exchange-srs, cisco, barracuda, sparkpost",
@@ -517,6 +597,62 @@ class DomainSettings(_Section):
         "off", description="auto: judging is switched on step by step, see [rollout]; off: it is in force at once"
     )
 
+    case: Annotated[Case, _enum(Case)] | None = Field(
+        None, description="as `[tags] case`, for this domain; not set: as there"
+    )
+    placement: Annotated[Placement, _enum(Placement)] | None = Field(
+        None, description="as `[tags] placement`, for this domain; not set: as there"
+    )
+    scheme: Annotated[Scheme, _enum(Scheme)] | None = Field(
+        None, description="as `[tags] scheme`, for this domain; not set: as there"
+    )
+    accept_draft_until: DayField | None = Field(
+        None, description="as `[tags] accept_draft_until`, for this domain; not set: as there"
+    )
+
+    @property
+    def by_verdict(self) -> dict[Verdict, Disposition]:
+        """What is wanted for some verdicts instead of `on_forged`."""
+        wanted = {
+            Verdict.UNTAGGED: self.on_untagged,
+            Verdict.MALFORMED: self.on_malformed,
+            Verdict.UNKNOWN_KEY: self.on_unknown_key,
+            Verdict.BAD_SIGNATURE: self.on_bad_signature,
+            Verdict.EXPIRED: self.on_expired,
+        }
+        return {verdict: disposition for verdict, disposition in wanted.items() if disposition is not None}
+
+
+class ExemptionSettings(_Section):
+    """Mail that leaves unsigned on purpose: of each kind that is named, one must fit."""
+
+    reason: Annotated[str, AfterValidator(_one_line)] = Field(
+        description="why its mail is exempt; stands in the journal: a list that knows its senders, a partner's filter"
+    )
+    owner: Annotated[str, AfterValidator(_one_line)] | None = Field(
+        None, description="who asked for it, and can say whether it is still needed; stands in the journal"
+    )
+    until: DayField | None = Field(
+        None, description="last day on which it counts, as in 2027-03-31; for exemptions that shall not be forgotten"
+    )
+    senders: PatternsField = Field(
+        (), description="senders of yours; for a program that cannot bear a tag; bounces to them are not judged then"
+    )
+    clients: NetworksField = Field((), description="networks of clients; for a server whose mail needs no tag")
+    recipients: PatternsField = Field(
+        (),
+        description="recipients; for lists and peers that know senders by their address; MAIL then waits for the first"
+        " RCPT, and recipients of the other kind hear `452 4.5.3`",
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if not (self.senders or self.clients or self.recipients):
+            yield "senders", "nobody is named: set senders, clients or recipients"
+
+    @property
+    def exemption(self) -> Exemption:
+        """The settings as the policy takes them."""
+        return Exemption(self.reason, self.owner or "", self.until, self.senders, self.clients, self.recipients)
 
 class DnsSettings(_Section):
     """Who answers questions to the DNS."""
@@ -728,7 +864,17 @@ class Settings(_Section):
             raise _FormError(f"write a table for each domain: {_DOMAIN_TABLE}")
         names: dict[str, object] = {}
         for name, settings in value.items():
-            if _domain_name(name) in names:
+    accept_draft_until: DayField | None = Field(
+        None,
+        description='last day on which the draft\'s tags are accepted under `scheme = "strong"`, as in 2027-03-31;'
+        " until then they can be guessed as before; not set: always",
+    )
+    on_too_long: Literal["leave", "refuse"] = Field(
+        "leave",
+        description="mail from an address too long for a tag: leave: it goes unsigned, and its bounces are not judged;"
+        " refuse: `550 5.1.7`; against forged bounces to such addresses",
+    )
+            if _own_domain_name(name) in names:
                 raise ValueError(f"{name.lower()} stands there twice, in capitals and in small letters")
             names[name.lower()] = settings
         return names
@@ -740,10 +886,10 @@ class Settings(_Section):
         if self.guessing.max_failures and not self.state.quarantine_max_mib:
             yield "guessing.max_failures", "the quarantine keeps nothing: give state.quarantine_max_mib some room"
         if self.outbound is not None:
-            ours = self.policy.domains
+            policy = self.policy
             for number, certificate in enumerate(self.outbound.client_certificates):
                 for name in sorted(certificate.domains):
-                    if name.encode() not in ours:
+                    if policy.for_domain(name.encode()) is None:
                         place = f"outbound.client_certificates.{number}.domains"
                         yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
 
@@ -752,17 +898,40 @@ class Settings(_Section):
         """The spellings of the domains that are switched on step by step, with their names in the settings."""
         names = (name for name, wanted in self.domains.items() if wanted.rollout == "auto")
         return {spelling: name for name in names for spelling in _spellings(name)}
+    exemptions: Annotated[tuple[ExemptionSettings, ...], _tables("exemptions")] = ()
 
     @property
     def policy(self) -> Policy:
         """What the settings want for each domain; an internationalised one under both of its spellings."""
         domains = {
-            spelling: DomainPolicy(settings.on_forged, settings.leave_forms, self._on_listed(settings))
+            spelling: policy
             for name, settings in self.domains.items()
             for spelling in _spellings(name)
         }
         relayed = self.inbound.relay_domains if self.inbound is not None else frozenset[str]()
-        return Policy(domains, frozenset(spelling for name in relayed for spelling in _spellings(name)))
+        return Policy(
+            domains,
+            frozenset(spelling for name in relayed for spelling in _spellings(name)),
+            Exemptions(each.exemption for each in self.exemptions),
+            exempt_own_domains=self.outbound is not None and self.outbound.exempt_own_domains,
+            exempt_clients=self.inbound.exempt_clients if self.inbound is not None else (),
+        )
+
+    def _domain_policy(self, domain: DomainSettings) -> DomainPolicy:
+        style = Style(
+            domain.case or self.tags.case, domain.placement or self.tags.placement, domain.scheme or self.tags.scheme
+        )
+        strong = style.scheme is Scheme.STRONG
+        return DomainPolicy(
+            domain.on_forged,
+            domain.leave_forms,
+            self._on_listed(domain),
+            domain.by_verdict,
+            tuple(map(Pattern.parse_local, domain.exempt_recipients)),
+            refuse_too_long=self.tags.on_too_long == "refuse",
+            style=style,
+            draft_until=(domain.accept_draft_until or self.tags.accept_draft_until) if strong else None,
+        )
 
     def _on_listed(self, domain: DomainSettings) -> Disposition | None:
         return (domain.on_listed or self.dnsbl.on_listed) if self.dnsbl.zones else None
@@ -785,12 +954,16 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
 }
 """The options of each table; `domains` has one table for each domain."""
 
-ARRAYS: Final[Mapping[str, type[BaseModel]]] = {"outbound.client_certificates": ClientCertificate}
+ARRAYS: Final[Mapping[str, type[BaseModel]]] = {
+    "outbound.client_certificates": ClientCertificate,
+    "exemptions": ExemptionSettings,
+}
 """The options of each table that may be repeated, with its name in double brackets."""
 
 
 def _spellings(name: str) -> set[bytes]:
     spellings = {name.encode()}
+            for policy in (self._domain_policy(settings),)
     if not name.isascii() or "xn--" in name:
         import idna  # noqa: PLC0415 -- its tables cost memory that few sites need
 
@@ -823,6 +996,8 @@ def parse(text: str, filename: str, base: str) -> Settings:
     found: list[tuple[int, str]] = []
     settings = None
     try:
+    if name.startswith("*."):
+        return {b"*." + spelling for spelling in _spellings(name[2:])}
         settings = Settings.model_validate(table)
     except ValidationError as error:
         found += [_located(detail, lines) for detail in error.errors(include_url=False)]

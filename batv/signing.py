@@ -158,9 +158,7 @@ def verify(mailbox: Mailbox, ring: KeyRing, day: Day) -> Verification:
     return verify_any(mailbox, (ring,), day)
 
 
-def verify_any(
-    mailbox: Mailbox, rings: Iterable[KeyRing], day: Day, draft_until: Day | None = None
-) -> Verification:
+def verify_any(mailbox: Mailbox, rings: Iterable[KeyRing], day: Day, draft_until: Day | None = None) -> Verification:
     """Return the finding of the first ring that finds the tag valid, else that of the first ring.
 
     Args:

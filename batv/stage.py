@@ -7,7 +7,8 @@ Rules:
 
 1. The outbound stage changes reverse paths only, the inbound one forward paths only.
 2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth.
-3. What the outbound stage leaves unsigned, the inbound stage does not judge.
+3. What the outbound stage leaves unsigned for the address alone, the inbound stage does not judge. Where client or
+   recipient decided, the address does not tell: then the Decision says that it was exempt, for whoever remembers it.
 4. A list of senders of backscatter can make worse what a bounce without a tag gets, never better, and nothing else.
 5. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
    address by which a relay is told to send a message elsewhere, before or after the tag is taken off.
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.errors import NoSigningKeyError
-from batv.signing import DEFAULT_STYLE, Style, has_routing_characters, obstacle, sign_with, verify_any
+from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
 from batv.tag import tag_and_rest
 from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
 
@@ -57,6 +58,14 @@ class Stage(Protocol):
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return what becomes of a reverse path."""
 
+    def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
+        """Whether what becomes of a reverse path that is signed could be another thing for some recipients."""
+
+    def sender_for(
+        self, path: ReversePath, recipient: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ReversePath]:
+        """Return what becomes of a reverse path in mail to a recipient; both as the client gave them."""
+
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
     ) -> Decision[ForwardPath]:
@@ -64,6 +73,12 @@ class Stage(Protocol):
 
 
 _LEFT_UNSIGNED: Final = "unsigned: "
+
+# An enum takes its time to find a member, so it is asked once.
+_TOO_LONG: Final = Obstacle.TOO_LONG
+_VALID: Final = Verdict.VALID
+_REWRITE: Final = Disposition.REWRITE
+_MARK: Final = Disposition.MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,8 @@ class SigningStage:
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the signed reverse path, or the path as it came and why.
 
-        DEFER where no key signs: mail that went out unsigned could not get its bounces back.
+        DEFER where no key signs: mail that went out unsigned could not get its bounces back. REJECT where the site
+        wants no mail from an address that is too long to be signed.
         """
         mailbox = path.mailbox
         if mailbox is None:
@@ -97,7 +113,14 @@ class SigningStage:
         form = domain.left_alone(mailbox)
         if form is not None:
             return self._unsigned(path, f"leave_forms has {form.value}")
-        hindrance = obstacle(mailbox)
+        if self.policy.exemptions.every:
+            exemption = self.policy.exemptions.of_mail(mailbox, client.address, day)
+            if exemption is not None:
+                return self._unsigned(path, str(exemption), exempt=True)
+        style = domain.style or self.style
+        hindrance = obstacle(mailbox, style.scheme)
+        if hindrance is _TOO_LONG and domain.refuse_too_long:
+            return Decision(Verdict.UNSIGNED, Disposition.REJECT, path, _LEFT_UNSIGNED + _TOO_LONG.value)
         try:
             ring = rings.ring_for(mailbox.domain)
             if hindrance is not None:
@@ -105,8 +128,25 @@ class SigningStage:
             key = ring.signing_key(day)
         except NoSigningKeyError as error:
             return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, str(error))
-        signed = path.with_mailbox(sign_with(mailbox, key, day, self.style))
+        signed = path.with_mailbox(sign_with(mailbox, key, day, style))
         return Decision(Verdict.SIGNED, Disposition.REWRITE, signed, f"signed with key {key.number}", key.number)
+
+    def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
+        """Whether the site has exemptions for recipients that this mail could have."""
+        return path.mailbox is not None and self.policy.wants_recipient(path.mailbox, client.address, day)
+
+    def sender_for(
+        self, path: ReversePath, recipient: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ReversePath]:
+        """Return what `sender` returns, or the path as it came where the site exempts the recipient.
+
+        `<Postmaster>` without a domain is nobody that could be exempt.
+        """
+        decision = self.sender(path, client, rings, day)
+        if decision.verdict is not Verdict.SIGNED or path.mailbox is None or recipient.mailbox is None:
+            return decision
+        why = self.policy.exempt_for(path.mailbox, client.address, recipient.mailbox, day)
+        return decision if why is None else self._unsigned(path, why, exempt=True)
 
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
@@ -116,8 +156,8 @@ class SigningStage:
         return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "outbound")
 
     @staticmethod
-    def _unsigned(path: ReversePath, why: str) -> Decision[ReversePath]:
-        return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why)
+    def _unsigned(path: ReversePath, why: str, *, exempt: bool = False) -> Decision[ReversePath]:
+        return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why, exempt=exempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +166,29 @@ class VerifyingStage:
 
     Attributes:
         policy: which domains are ours, and what forged bounces to them get.
+        style: how tags are written where a domain does not say.
     """
 
     policy: Policy
+    style: Style = DEFAULT_STYLE
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the reverse path as it came: the inbound side changes none."""
         del client, rings, day
         verdict = Verdict.NOT_JUDGED if path.null else Verdict.NOT_A_BOUNCE
         return Decision(verdict, Disposition.PASS, path, "inbound")
+
+    def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
+        """Whether the reverse path depends on the recipient: it does not."""
+        del path, client, day
+        return False
+
+    def sender_for(
+        self, path: ReversePath, recipient: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ReversePath]:
+        """Return what `sender` returns."""
+        del recipient
+        return self.sender(path, client, rings, day)
 
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
@@ -161,6 +215,18 @@ class VerifyingStage:
         if not reverse_path.null:
             return self._without_tag(path, mailbox)
         decision = self._judged(path, mailbox, domain, rings, day)
+        if decision.verdict is not _VALID and decision.verdict in FORGED:
+            why = self._exempt(decision.verdict, mailbox, domain, client, day)
+            if why is not None:
+                disposition = Disposition.PASS if decision.path is path else Disposition.REWRITE
+                return replace(
+                    decision,
+                    verdict=Verdict.NOT_JUDGED,
+                    disposition=disposition,
+                    reason=f"exempt: {why}",
+                    status=None,
+                    exempt=True,
+                )
         return decision if not client.listed else self._worsened(decision, domain, client.listed)
 
     @staticmethod
@@ -174,20 +240,37 @@ class VerifyingStage:
             Verdict.NOT_A_BOUNCE, Disposition.REWRITE, bare, "sender is not null; tag taken off", tag.key_number
         )
 
-    @staticmethod
+    def _exempt(self, verdict: Verdict, mailbox: Mailbox, domain: DomainPolicy, client: Client, day: Day) -> str | None:
+        """Return the exemption for which a bounce that would count as forged is not judged, or None.
+
+        Addresses are exempt from having a tag. One that has a wrong tag is judged for it, whosoever it is.
+        """
+        network = self.policy.exempt_client(client.address)
+        if network is not None:
+            return f"exempt_clients has {network}"
+        if verdict is not Verdict.UNTAGGED:
+            return None
+        pattern = domain.exempt_recipient(mailbox)
+        if pattern is not None:
+            return f"exempt_recipients has {pattern}"
+        exemption = self.policy.exemptions.of_sender(mailbox, day) if self.policy.exemptions else None
+        return None if exemption is None else exemption.reason
+
     def _judged(
-        path: ForwardPath, mailbox: Mailbox, domain: DomainPolicy, rings: KeyRings, day: Day
+        self, path: ForwardPath, mailbox: Mailbox, domain: DomainPolicy, rings: KeyRings, day: Day
     ) -> Decision[ForwardPath]:
-        found = verify_any(mailbox, rings.rings_for(mailbox.domain, day), day)
+        found = verify_any(mailbox, rings.rings_for(mailbox.domain, day), day, domain.draft_until)
         if found.tag is None:
-            hindrance = obstacle(mailbox)
-            if hindrance is not None:
+            hindrance = obstacle(mailbox, (domain.style or self.style).scheme)
+            if hindrance is not None and not (hindrance is _TOO_LONG and domain.refuse_too_long):
                 return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, hindrance.value)
             bare, number = path, None
         else:
             bare, number = path.with_mailbox(found.mailbox), found.tag.key_number
-        status = STATUS_BY_VERDICT[found.verdict] if domain.marks else None
-        disposition = domain.on_forged if found.verdict in FORGED else Disposition.REWRITE
+        disposition = _REWRITE if found.verdict is _VALID else domain.disposition(found.verdict)
+        status = None
+        if domain.marks and (disposition is _REWRITE or disposition is _MARK):
+            status = STATUS_BY_VERDICT[found.verdict]
         return Decision(found.verdict, disposition, bare, found.reason, number, status)
 
     @staticmethod
@@ -222,10 +305,17 @@ class DeferringStage:
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return what the other stage says, but sign nothing: such a tag would verify nowhere."""
-        decision = self.stage.sender(path, client, rings, day)
-        if decision.verdict is not Verdict.SIGNED:
-            return decision
-        return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, self.doubt)
+        return self._unsigned(path, self.stage.sender(path, client, rings, day))
+
+    def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
+        """Return what the other stage says."""
+        return self.stage.wants_recipient(path, client, day)
+
+    def sender_for(
+        self, path: ReversePath, recipient: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ReversePath]:
+        """Return what the other stage says, but sign nothing."""
+        return self._unsigned(path, self.stage.sender_for(path, recipient, client, rings, day))
 
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
@@ -235,6 +325,11 @@ class DeferringStage:
         if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
             return decision
         return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
+
+    def _unsigned(self, path: ReversePath, decision: Decision[ReversePath]) -> Decision[ReversePath]:
+        if decision.verdict is not Verdict.SIGNED:
+            return decision
+        return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, self.doubt)
 
 
 def _text(octets: bytes) -> str:

@@ -10,8 +10,8 @@ Grammar::
     DDD       = 3DIGIT                              ; expiry day modulo 1000
 
 The strong scheme has a tag type of its own, so that whoever knows the draft's alone does not take its tags for wrong
-ones. The tag type is case-insensitive and so are the hex digits. In a quoted local part the tag stands inside the quotes.
-Tags are taken off one layer deep: what is left is any local part, one that starts with `=` or `prvs=` too.
+ones. The tag type is case-insensitive and so are the hex digits. In a quoted local part the tag stands inside the
+quotes. Tags are taken off one layer deep: what is left is any local part, one that starts with `=` or `prvs=` too.
 
 Source: draft-levine-smtp-batv-01 sections 3 and 4; the strong scheme is our own.
 """

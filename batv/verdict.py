@@ -94,6 +94,7 @@ class Decision(Generic[PathT]):
         reason: one clause for the log and the journal; never for the peer.
         key_number: number of the key that the tag names, or that signed; None without a tag.
         status: value of the status field where the site asked for one, else None.
+        exempt: whether an exemption of the site decided. What left unsigned for one has bounces that are genuine.
     """
 
     verdict: Verdict
@@ -102,3 +103,4 @@ class Decision(Generic[PathT]):
     reason: str
     key_number: int | None = None
     status: bytes | None = None
+    exempt: bool = False

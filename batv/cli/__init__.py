@@ -138,7 +138,8 @@ class Site:
 
     def rings(self, settings: Settings) -> KeyRings:
         """Return the rings of all domains of the settings. Errors as for `RingStore.find`."""
-        return self.store(settings).read_all(settings.policy.domains)
+        store = self.store(settings)
+        return store.read_all(settings.policy.own_rings(store.domains()))
 
 
 class _LazyGroup(click.Group):

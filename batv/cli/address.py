@@ -203,9 +203,14 @@ class _Explained:
     def mail(self) -> dict[str, object]:
         """Return what mail from the address would meet."""
         signer = stage.SigningStage(self.settings.policy, self.settings.tags.style)
-        decision = signer.sender(_reverse_path(self.address), _HERE, self.rings, self.day)
+        path = _reverse_path(self.address)
+        decision = signer.sender(path, _HERE, self.rings, self.day)
         if decision.verdict is Verdict.SIGNED:
             becomes = f"signed with key {decision.key_number}: {text_of(decision.path.octets)}"
+            if signer.wants_recipient(path, _HERE, self.day):
+                becomes += "; unsigned to recipients that are exempt"
+        elif decision.disposition is Disposition.REJECT:
+            becomes = f"answered 550: {decision.reason.removeprefix('unsigned: ')}"
         elif decision.disposition is Disposition.DEFER:
             becomes = f"answered 451: {decision.reason}"
         else:
@@ -223,7 +228,8 @@ class _Explained:
                 said.append(f"not in the {name} ring")
                 continue
             until = f", its tags are good until {key.last_alive}" if key.last_alive is not None else ""
-            said.append(f"{key.role(self.day)} in the {name} ring, lifetime {key.lifetime} days{until}")
+            step = f", a tag for {key.step} days" if key.step != 1 else ""
+            said.append(f"{key.role(self.day)} in the {name} ring, lifetime {key.lifetime} days{step}{until}")
         return "; ".join(said) or "there is no key ring"
 
     def _stamp_day(self, tagged: Tagged) -> Day:
@@ -232,26 +238,30 @@ class _Explained:
         return self.day + (ahead if ahead <= CYCLE // 2 else ahead - CYCLE)
 
     def _rule(self, verdict: Verdict, reason: str) -> str:
-        domain = text_of(self.address.domain)
         policy = self.settings.policy.for_domain(self.address.domain)
+        domain = text_of(self.settings.policy.name_for(self.address.domain) or self.address.domain)
         if verdict in FORGED and policy is not None:
-            return f'[domains."{domain}"] on_forged = "{policy.on_forged}"'
+            option = f"on_{verdict.word.replace('-', '_')}" if verdict in policy.by_verdict else "on_forged"
+            return f'[domains."{domain}"] {option} = "{policy.disposition(verdict)}"'
         if verdict is Verdict.VALID:
             return "a genuine bounce goes on, its tag taken off"
         if verdict is Verdict.FOREIGN and policy is None:
             return f'there is no [domains."{domain}"], and [inbound] relay_domains does not have it'
         if verdict is Verdict.NOT_JUDGED and policy is not None and policy.left_alone(self.address) is not None:
             return f'[domains."{domain}"] leave_forms'
+        if verdict is Verdict.NOT_JUDGED and policy is not None and policy.exempt_recipient(self.address) is not None:
+            return f'[domains."{domain}"] exempt_recipients'
         if verdict is Verdict.NOT_JUDGED and policy is None:
             return "[inbound] relay_domains"
         return reason
 
 
 def _verified(address: Mailbox, settings: Settings, rings: KeyRings, day: Day) -> Verification:
-    if settings.policy.for_domain(address.domain) is None:
+    policy = settings.policy.for_domain(address.domain)
+    if policy is None:
         reason = f"{text_of(address.domain)} is not a domain of ours"
         return signing.Verification(Verdict.FOREIGN, reason, address)
-    return signing.verify_any(address, rings.rings_for(address.domain, day), day)
+    return signing.verify_any(address, rings.rings_for(address.domain, day), day, policy.draft_until)
 
 
 def _last_day(found: Verification, day: Day) -> str:

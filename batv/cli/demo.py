@@ -100,11 +100,13 @@ class _Visit:
                 tour.cancel()
 
     def _tour(self, running: Company) -> Tour:
+        policy = self._settings.policy.domains[self._domain.encode()]
         course = Course(
             domain=self._domain,
-            on_forged=self._settings.domains[self._domain].on_forged,
+            on_forged=policy.on_forged,
+            by_verdict=policy.by_verdict,
             ring=self._ring,
-            style=self._settings.tags.style,
+            style=policy.style or self._settings.tags.style,
             today=self._today,
             outbound=running.outbound,
             inbound=running.inbound,
@@ -172,7 +174,7 @@ def _own_command() -> str:
 
 def _first_domain(settings: Settings) -> str:
     for name in settings.domains:
-        if name.isascii():
+        if name.isascii() and not name.startswith("*."):
             return name
     raise ConfigError(
         "there is no [domains] section with a name in ASCII", "add one for a domain that the tour shall be about"

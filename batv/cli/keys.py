@@ -118,7 +118,7 @@ class _Ring:
         octets = None
         if domain is not None:
             octets = domain.lower().encode("utf-8", "surrogateescape")
-            if octets not in settings.policy.domains:
+            if settings.policy.for_domain(octets) is None:
                 raise ConfigError(
                     f"{domain} is not a domain of the configuration",
                     f'add [domains."{domain}"] to {site.config_path}',

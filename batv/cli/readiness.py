@@ -17,6 +17,7 @@ from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyE
 from batv.keyring import KeyRings
 from batv.net.tls import client_context, server_context
 from batv.store.files import check_private_folder
+from batv.tag import Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +76,10 @@ def readiness(site: Site, settings: Settings) -> Readiness:
             # The settings are none the worse for it: on a new site the key is the next thing to make.
             warnings.extend(_without_ring(rings, settings))
         warnings.extend(_without_key(rings, settings, site.today()))
+        warnings.extend(_other_step(rings, settings, site.today()))
+        warnings.extend(_draft_tags(rings, settings, site.today()))
         warnings.extend(_for_root_only(store, settings))
+    warnings.extend(_exemptions_over(settings, site.today()))
     state = Path(settings.state.directory)
     errors.extend(_state(state))
     if state.is_dir():
@@ -94,7 +98,7 @@ def _rings(store: RingStore, settings: Settings) -> tuple[KeyRings, list[BatvErr
         default = store.find(None)
     except BatvError as error:
         errors.append(error)
-    for domain in settings.policy.domains:
+    for domain in settings.policy.own_rings(store.domains()):
         try:
             own |= store.read_own(domain)
         except BatvError as error:
@@ -117,6 +121,36 @@ def _without_key(rings: KeyRings, settings: Settings, today: Day) -> Iterator[st
         except NoSigningKeyError as error:
             if domain in rings.own or rings.default is not None:
                 yield f"{error.what}, and mail is answered 451: {error.remedy}"
+
+
+def _other_step(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str]:
+    for ring in (rings.default, *rings.own.values()):
+        if ring is None or not ring.signs(today):
+            continue
+        key = ring.signing_key(today)
+        if key.step != settings.tags.step:
+            yield (
+                f"tags.step is {settings.tags.step}, but key {key.number} of {ring.name} has {key.step}, which"
+                f" counts: for another step, run batv key rotate{ring.option}"
+            )
+
+
+def _draft_tags(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str]:
+    for name, domain in settings.policy.domains.items():
+        style = domain.style
+        if style is None or style.scheme is not Scheme.STRONG or domain.draft_until is not None:
+            continue
+        longest = max((key.longest for ring in rings.rings_for(name, today) for key in ring.keys), default=0)
+        yield (
+            f"{name.decode()} has the strong scheme, but the draft's tags are accepted too, and can be guessed: set"
+            f" accept_draft_until to {today + longest + 1}, when those under way have expired"
+        )
+
+
+def _exemptions_over(settings: Settings, today: Day) -> Iterator[str]:
+    for number, exemption in enumerate(settings.policy.exemptions.every):
+        if exemption.over(today):
+            yield f"exemptions.{number} ({exemption.reason}) has ended on {exemption.until}: renew it, or leave it out"
 
 
 def _open_to_all(outbound: OutboundSettings) -> Iterator[str]:

@@ -61,6 +61,7 @@ directory = "var"                        # journal and quarantine
 #   quarantine  as discard, and kept in a Maildir
 #   mark        is delivered with an X-Batv-Status field
 #   pass        is delivered as it is
+# on_expired: the same for a bounce whose tag was ours and has expired, which may be a genuine one that comes late.
 {advice}"""
 
 
@@ -88,11 +89,25 @@ directory = "var"                        # journal and quarantine
     show_default=True,
     help="What a forged bounce gets: mark delivers it with a status field.",
 )
+@click.option(
+    "--on-expired",
+    type=click.Choice(_FORGED_WORDS),
+    default="quarantine",
+    show_default=True,
+    help="What a bounce gets whose tag has expired.",
+)
 @click.option("--quiet", is_flag=True, help="Say nothing where all goes well.")
 @json_option
 @click.pass_context
 def init(  # noqa: PLR0913 -- one for each option
-    ctx: click.Context, *, folder: str, domains: tuple[str, ...], on_forged: str, quiet: bool, as_json: bool
+    ctx: click.Context,
+    *,
+    folder: str,
+    domains: tuple[str, ...],
+    on_forged: str,
+    on_expired: str,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write a commented batv.toml and the first key. Nothing is overwritten.
 
@@ -104,7 +119,7 @@ def init(  # noqa: PLR0913 -- one for each option
             what = f"'{domain}' is no domain name, write it as in example.com"
             raise click.BadParameter(what, ctx, param_hint="--domain")
     path = Path(folder, _FILE)
-    text = _settings_text(domains, on_forged, today)
+    text = _settings_text(domains, on_forged, on_expired, today)
     settings = parse(text, str(path), str(path.absolute().parent))
     if os.path.lexists(path):
         raise CannotCreateError(f"{path} exists already", "edit it, or name another folder with --dir DIR")
@@ -210,14 +225,15 @@ def _safe_from(today: Day) -> Day:
     return today + DEFAULT_LIFETIME_DAYS + 1
 
 
-def _settings_text(domains: Iterable[str], on_forged: str, today: Day) -> str:
+def _settings_text(domains: Iterable[str], on_forged: str, on_expired: str, today: Day) -> str:
     safe = _safe_from(today)
     advice = (
         f"# Mail sent before {today} carries no tag, so until {safe} genuine bounces come without one:\n"
         f'# "discard" is safe from {safe} on.\n'
     )
     tables = [
-        f'\n[domains.{_quoted(domain.lower())}]\non_forged = "{on_forged}"\n' for domain in dict.fromkeys(domains)
+        f'\n[domains.{_quoted(domain.lower())}]\non_forged = "{on_forged}"\non_expired = "{on_expired}"\n'
+        for domain in dict.fromkeys(domains)
     ]
     return _TEMPLATE.format(advice=advice) + "".join(tables)
 
@@ -251,23 +267,34 @@ def _shown(settings: Settings, standard: Settings) -> Iterator[str]:
             yield ""
         elif isinstance(section, dict):
             for key, table in section.items():
-                yield from _shown_table(f"{name}.{_quoted(key)}", table, None)
+                yield from _shown_table(f"[{name}.{_quoted(key)}]", table, None)
+        elif isinstance(section, tuple):
+            for table in section:
+                yield from _shown_table(f"[[{name}]]", table, None)
         else:
-            yield from _shown_table(name, section, getattr(standard, name))
+            yield from _shown_table(f"[{name}]", section, getattr(standard, name))
 
 
 def _options() -> Iterator[str]:
     """Yield every option as TOML: what must be set stands in a comment."""
-    for name, table in SECTIONS.items():
+    sections = [*SECTIONS.items(), *((name, None) for name in ARRAYS if "." not in name)]
+    for name, table in sections:
+        if table is None:
+            yield from _options_of_array(name)
+            continue
         yield f"[{name}]" if name != "domains" else '[domains."example.com"]'
         yield from _options_of(table)
         yield ""
-        for array, item in ARRAYS.items():
+        for array in ARRAYS:
             if array.startswith(f"{name}."):
-                # None is there by default, so all of it stands in comments.
-                yield f"# [[{array}]]"
-                yield from (line if line.startswith("#") else f"# {line}" for line in _options_of(item))
-                yield ""
+                yield from _options_of_array(array)
+
+
+def _options_of_array(name: str) -> Iterator[str]:
+    # None is there by default, so all of it stands in comments.
+    yield f"# [[{name}]]"
+    yield from (line if line.startswith("#") else f"# {line}" for line in _options_of(ARRAYS[name]))
+    yield ""
 
 
 def _options_of(table: type[BaseModel]) -> Iterator[str]:
@@ -278,8 +305,8 @@ def _options_of(table: type[BaseModel]) -> Iterator[str]:
         yield f"# {option} {unset}" if value is None else f"{option} = {_toml(value)}"
 
 
-def _shown_table(name: str, table: BaseModel, standard: BaseModel | None) -> Iterator[str]:
-    yield f"[{name}]"
+def _shown_table(head: str, table: BaseModel, standard: BaseModel | None) -> Iterator[str]:
+    yield head
     for option, field in type(table).model_fields.items():
         found = getattr(table, option)
         value = _plain(found)

@@ -150,6 +150,8 @@ STORMS: Final = Group("storms", "let through?")
 
 def _expected(ground: Ground, address: Address, *, null: bool = True, ending: Ending = Ending.MESSAGE) -> Recipient:
     path = f"<{_text(address.mailbox)}>"
+    if null and address.verdict is Verdict.UNTAGGED and ground.exempt(address.mailbox):
+        address = replace(address, verdict=Verdict.NOT_JUDGED, why="exempt")
     if not null:
         rewritten = address.bare != address.mailbox
         return Recipient(
@@ -162,7 +164,7 @@ def _expected(ground: Ground, address: Address, *, null: bool = True, ending: En
             "the sender is not null",
         )
     if address.verdict in FORGED:
-        disposition = ground.wish(address.domain).on_forged
+        disposition = ground.wish(address.domain).disposition(address.verdict)
     elif address.verdict is Verdict.NOT_JUDGED:
         disposition = Disposition.PASS
     elif address.verdict is Verdict.FOREIGN:
@@ -248,7 +250,8 @@ def _same_letters(bare: bytes, tagged: bytes) -> bytes:
 
 
 def _other_placement(scene: Scene) -> Address:
-    address = _valid(scene, 0, scene.ground.other_placement())
+    domain, key = _signing(scene)
+    address = _valid(scene, 0, scene.ground.other_placement(domain), (domain, key))
     return replace(address, why="the tag stands where this site does not write it")
 
 
@@ -286,8 +289,6 @@ def _other_domain(scene: Scene) -> Address:
 _ATOM: Final = frozenset(b"#$&'*+-/0123456789=?ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz{|}~")
 """What may stand in a local part without quotes and tells no relay anything."""
 
-_TYPE_END: Final = 5  # "prvs=" is octets 0 to 4, then K, DDD, SSSSSS, and "=" at octet 15
-_VALUE_END: Final = 15
 _CASE_BIT: Final = 0x20
 
 
@@ -299,6 +300,9 @@ def _bit_flipped(scene: Scene) -> Address:
     while user.quoted:
         user = ground.user(scene.rng, domain)
     local = ground.signed(user, key, ground.day, Placement.PREFIX).local
+    # "prvs=" or "prvs2=", then K, DDD, the signature, and "=".
+    type_end = local.index(b"=") + 1
+    value_end = local.index(b"=", type_end)
     position = scene.number % len(local)
     old = local[position]
     bits = [1 << shift for shift in range(7) if old ^ (1 << shift) in _ATOM]
@@ -308,27 +312,28 @@ def _bit_flipped(scene: Scene) -> Address:
     changed = local[:position] + bytes((new,)) + local[position + 1 :]
     mailbox = Mailbox(changed, domain)
     why = f"bit {(old ^ new).bit_length() - 1} of octet {position} flipped"
-    if position < _TYPE_END:
+    if position < type_end:
         return Address(mailbox, domain, Verdict.UNTAGGED, mailbox, why)
-    legal = b"=" if position == _VALUE_END else b"0123456789" if position < 9 else b"0123456789abcdefABCDEF"  # noqa: PLR2004 -- SSSSSS begins
-    if position <= _VALUE_END and new not in legal:
+    digits = b"0123456789" if position < type_end + 4 else b"0123456789abcdefABCDEF"
+    legal = b"=" if position == value_end else digits
+    if position <= value_end and new not in legal:
         return Address(mailbox, domain, Verdict.MALFORMED, mailbox, why)
-    bare = Mailbox(changed[_VALUE_END + 1 :], domain)
-    if position == _TYPE_END and not ground.verdict_of_number(domain, new - ord("0")):
+    bare = Mailbox(changed[value_end + 1 :], domain)
+    if position == type_end and not ground.verdict_of_number(domain, new - ord("0")):
         return Address(mailbox, domain, Verdict.UNKNOWN_KEY, bare, why)
     return Address(mailbox, domain, Verdict.BAD_SIGNATURE, bare, why)
 
 
 def _expired(scene: Scene) -> Address:
     domain, key = _signing(scene)
-    days = key.lifetime + 1 + (0 if scene.number % 3 == 0 else scene.rng.randrange(980 - 2 * key.lifetime))
+    days = key.longest + 1 + (0 if scene.number % 3 == 0 else scene.rng.randrange(980 - 2 * key.longest))
     address = _valid(scene, days, None, (domain, key))
     return replace(address, verdict=Verdict.EXPIRED)
 
 
 def _future(scene: Scene) -> Address:
     domain, key = _signing(scene)
-    days = 2 + (0 if scene.number % 3 == 0 else scene.rng.randrange(980 - 2 * key.lifetime))
+    days = key.step + 1 + (0 if scene.number % 3 == 0 else scene.rng.randrange(980 - 2 * key.longest))
     address = _valid(scene, -days, None, (domain, key))
     return replace(address, verdict=Verdict.EXPIRED)
 
@@ -405,6 +410,8 @@ def _foreign_form(scene: Scene, forms: Sequence[ForeignForm]) -> Address:
 def _too_long(scene: Scene) -> Address:
     domain = scene.rng.choice(scene.ground.domains)
     mailbox = Mailbox(b"a-very-long-name." + token(scene.rng, 36, "abcdefghij").encode(), domain)
+    if scene.ground.wish(domain).refuse_too_long:
+        return Address(mailbox, domain, Verdict.UNTAGGED, mailbox, "too long for a tag, so that no mail came from it")
     return Address(mailbox, domain, Verdict.NOT_JUDGED, mailbox, "too long for a tag")
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from batv.address import Mailbox
 from batv.errors import ConfigError
 from batv.keyring import KEY_NUMBERS, Key, Role, Secret
-from batv.signing import Style, sign_with
-from batv.tag import Placement, Tag, put_on
+from batv.signing import sign_with
+from batv.tag import Placement, Scheme, Tag, put_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batv.day import Day
     from batv.keyring import KeyRing, KeyRings
     from batv.policy import DomainPolicy, Policy
+    from batv.signing import Style
 
 __all__ = ["Ground"]
 
@@ -40,7 +41,7 @@ class Ground:
     Attributes:
         policy: what the site wants.
         rings: its keys.
-        style: how its tags are written.
+        style: how its tags are written where a domain does not say.
         day: the day for which addresses are signed.
         domains: its domains in ASCII, in lower case.
         refuses_bare_newlines: whether messages with bare newlines are refused.
@@ -61,7 +62,10 @@ class Ground:
             ConfigError: it has no domain with a key ring.
         """
         policy = settings.policy
-        domains = sorted(domain for domain in policy.domains if domain.isascii() and rings.rings_for(domain, day))
+        # For a wildcard stands one of the domains below.
+        names = {name.replace(b"*", b"below", 1) for name in policy.domains}
+        ours = (name for name in names if name.isascii() and policy.for_domain(name) is not None)
+        domains = sorted(domain for domain in ours if rings.rings_for(domain, day))
         if not domains:
             raise ConfigError("there is no domain with a key ring", "add a [domains] section and run 'batv key new'")
         refuses = settings.smtp.bare_newlines == "reject"
@@ -69,7 +73,17 @@ class Ground:
 
     def wish(self, domain: bytes) -> DomainPolicy:
         """Return what the site wants for one of its domains."""
-        return self.policy.domains[domain]
+        found = self.policy.for_domain(domain)
+        if found is None:
+            raise LookupError(domain)
+        return found
+
+    def exempt(self, mailbox: Mailbox) -> bool:
+        """Whether a bounce without a tag to this address is not judged."""
+        policy = self.policy.for_domain(mailbox.domain)
+        if policy is None:
+            return False
+        return bool(policy.exempt_recipient(mailbox) or self.policy.exemptions.of_sender(mailbox, self.day))
 
     def ring(self, domain: bytes) -> KeyRing:
         """Return the ring that judges a domain's tags first."""
@@ -111,28 +125,37 @@ class Ground:
 
     def signed(self, mailbox: Mailbox, key: Key, day: Day, placement: Placement | None = None) -> Mailbox:
         """Return the address with the tag that this key made on that day."""
-        style = self.style if placement is None else Style(self.style.case, placement)
-        return sign_with(mailbox, key, day, style)
+        style = self.style_of(mailbox.domain)
+        return sign_with(mailbox, key, day, style if placement is None else replace(style, placement=placement))
 
-    def other_placement(self) -> Placement:
-        """Return the placement that the site does not write."""
-        return Placement.SUBADDRESS if self.style.placement is Placement.PREFIX else Placement.PREFIX
+    def style_of(self, domain: bytes) -> Style:
+        """Return how tags of a domain are written."""
+        policy = self.policy.for_domain(domain)
+        return (policy.style if policy is not None else None) or self.style
+
+    def other_placement(self, domain: bytes) -> Placement:
+        """Return the placement that the site does not write for a domain."""
+        written = self.style_of(domain).placement
+        return Placement.SUBADDRESS if written is Placement.PREFIX else Placement.PREFIX
 
     def tag_of(self, mailbox: Mailbox, key: Key, day: Day) -> Tag:
         """Return the tag that the key makes for the address on that day."""
-        signed = sign_with(mailbox, key, day, Style(self.style.case, Placement.PREFIX))
+        strong = self.style_of(mailbox.domain).scheme is Scheme.STRONG
+        signed = self.signed(mailbox, key, day, Placement.PREFIX)
         start = 1 if mailbox.quoted else 0
-        value = signed.local[start + len(b"prvs=") :]
-        return Tag(value[0] - ord("0"), value[1:4], value[4:10])
+        value = signed.local[start + len(b"prvs2=" if strong else b"prvs=") :]
+        return Tag(value[0] - ord("0"), value[1:4], value[4 : 14 if strong else 10])
 
     def put_on(self, mailbox: Mailbox, tag: Tag) -> Mailbox:
         """Return the address with a tag, in the site's placement."""
-        return put_on(mailbox, tag, self.style.placement)
+        return put_on(mailbox, tag, self.style_of(mailbox.domain).placement)
 
     def guessed(self, rng: Random, mailbox: Mailbox, key: Key, day: Day) -> Mailbox:
         """Return the address with a signature that somebody made up, and that is not the right one."""
         right = self.tag_of(mailbox, key, day)
-        wrong = b"%06x" % ((int(right.signature, 16) + rng.randrange(1, 1 << 24)) % (1 << 24))
+        digits = len(right.signature)
+        others = 1 << (4 * digits)
+        wrong = b"%0*x" % (digits, (int(right.signature, 16) + rng.randrange(1, others)) % others)
         return self.put_on(mailbox, replace(right, signature=wrong))
 
     @staticmethod

@@ -283,8 +283,8 @@ class _Scorer:
         return STATUS_BY_VERDICT.get(recipient.verdict)
 
 
-_TAG: Final = re.compile(r"(?i)(?<=<)(\"?)prvs=[0-9]{4}[0-9a-f]{6}=")
-_EXTENSION: Final = re.compile(r"(?i)\+prvs=[0-9]{4}[0-9a-f]{6}(?=\"?@)")
+_TAG: Final = re.compile(r"(?i)(?<=<)(\"?)prvs(2)?=[0-9]{4}[0-9a-f]{6}(?(2)[0-9a-f]{4})=")
+_EXTENSION: Final = re.compile(r"(?i)\+prvs(2)?=[0-9]{4}[0-9a-f]{6}(?(1)[0-9a-f]{4})(?=\"?@)")
 
 
 def _bare(path: ForwardPath) -> str:

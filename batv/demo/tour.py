@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from email.parser import BytesParser
 from email.utils import formatdate, make_msgid
@@ -28,7 +28,7 @@ from batv.tag import put_on, shorten, take_off
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from batv.config import Endpoint
@@ -166,6 +166,7 @@ class Course:
         inbound: where the inbound proxy listens.
         state: folder of journal and quarantine.
         mail: folder of the mailboxes.
+        by_verdict: what the settings want for forged bounces with these verdicts instead.
     """
 
     domain: str
@@ -177,6 +178,7 @@ class Course:
     inbound: Endpoint
     state: Path
     mail: Path
+    by_verdict: Mapping[Verdict, Disposition] = field(default_factory=dict)
 
 
 class Tour:
@@ -192,7 +194,6 @@ class Tour:
 
     def __init__(self, course: Course, tell: Callable[[str], None]) -> None:
         self._course = course
-        self._forged = FORGED_FATES[course.on_forged]
         self._key: Key = course.ring.signing_key(course.today)
         self._outbound = NextHop((course.outbound,), PATIENCE, "submission.example")
         self._inbound = NextHop((course.inbound,), PATIENCE, "mx.example")
@@ -255,7 +256,7 @@ class Tour:
         key, day, style = self._key, self._course.today, self._course.style
         good = sign_with(self._joe, key, day, style)
         others = sign_with(self._ann, key, day, style)
-        expired = sign_with(self._joe, key, day + -(key.lifetime + 2), style)
+        expired = sign_with(self._joe, key, day + -(key.longest + 2), style)
         self._say("3. to 6. Somebody replays that bounce to addresses that were never signed.")
         return [
             await self._replay("no tag", self._joe, Verdict.UNTAGGED, bounce),
@@ -265,7 +266,8 @@ class Tour:
         ]
 
     async def _replay(self, step: str, to: Mailbox, verdict: Verdict, bounce: bytes | None) -> Row:
-        row = Row(step, _short(to), self._forged, "not tried")
+        expected = FORGED_FATES[self._course.by_verdict.get(verdict, self._course.on_forged)]
+        row = Row(step, _short(to), expected, "not tried")
         if bounce is None:
             return row
         message_id = str(BytesParser().parsebytes(bounce)["Message-ID"])

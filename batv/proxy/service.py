@@ -437,7 +437,7 @@ class Service:
         store = self._source.store(settings)
         fingerprint = store.fingerprint()
         domains = settings.policy.domains
-        rings = store.read_all(domains)
+        rings = store.read_all(settings.policy.own_rings(store.domains()))
         today = Day.at(self._clock())
         for domain in domains:
             try:
@@ -539,7 +539,7 @@ class Service:
         if fingerprint == keys.fingerprint:
             return
         try:
-            rings = keys.store.read_all(self._settings.policy.domains)
+            rings = keys.store.read_all(self._settings.policy.own_rings(keys.store.domains()))
             lost = {str(keys.store.path(domain)) for domain in set(keys.rings.own) - set(rings.own)}
             if rings.default is None and keys.rings.default is not None:
                 lost.add(str(keys.store.path(None)))

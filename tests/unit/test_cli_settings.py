@@ -57,7 +57,7 @@ def test_init_marks_forged_bounces_and_names_the_day_from_which_to_discard(batv:
     }
     text = (folder / "batv.toml").read_text()
     assert '# "discard" is safe from 2026-12-01 on.' in text.splitlines()
-    assert tomllib.loads(text)["domains"] == {"example.com": {"on_forged": "mark"}}
+    assert tomllib.loads(text)["domains"] == {"example.com": {"on_forged": "mark", "on_expired": "quarantine"}}
 
 
 def test_init_writes_what_forged_bounces_shall_get(batv: Command) -> None:
@@ -348,12 +348,39 @@ name = "out.example.com"
 name = "*.relay.example"
 domains = ["example.com"]
 tenant = "{tenant}"
+[[exemptions]]
+reason = "a list that knows its senders"
+until = 2027-03-31
+recipients = ["*.lists.example", "*-bounces+*@peer.example"]
+[[exemptions]]
+reason = "a server of measurements"
+owner = "ops"
+clients = ["192.0.2.0/24"]
+senders = ["@example.com", "root@"]
 """
     batv.config.write_text(text)
     before = batv("config", "show", "--json").fields
     assert before["outbound"]["client_certificates"] == [
         {"name": "out.example.com", "domains": [], "tenant": None},
         {"name": "*.relay.example", "domains": ["example.com"], "tenant": tenant},
+    ]
+    assert before["exemptions"] == [
+        {
+            "reason": "a list that knows its senders",
+            "owner": None,
+            "until": "2027-03-31",
+            "senders": [],
+            "clients": [],
+            "recipients": ["*.lists.example", "*-bounces+*@peer.example"],
+        },
+        {
+            "reason": "a server of measurements",
+            "owner": "ops",
+            "until": None,
+            "senders": ["@example.com", "root@"],
+            "clients": ["192.0.2.0/24"],
+            "recipients": [],
+        },
     ]
     batv.config.write_text(batv("config", "show").out)
     assert batv("config", "show", "--json").fields == before
