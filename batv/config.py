@@ -302,13 +302,13 @@ def _domain_name(name: object) -> str:
     return name.lower()
 
 
-def _domain_name_set(names: Iterable[object]) -> frozenset[str]:
 def _own_domain_name(name: str) -> str:
     if not _DOMAIN_NAME.fullmatch(name.removeprefix("*.").encode()):
         raise ValueError(f"'{name}' is no domain name: write it as in example.com or *.example.com")
     return name.lower()
 
 
+def _domain_name_set(names: Iterable[object]) -> frozenset[str]:
     return frozenset(_domain_name(name) for name in names)
 
 
@@ -384,10 +384,10 @@ NetworksField = Annotated[tuple[NetworkField, ...], _list("192.0.2.1/32")]
 DomainNameField = Annotated[str, BeforeValidator(_domain_name)]
 ListenField = Annotated[tuple[EndpointField, ...], _list("127.0.0.1:10025")]
 PathField = Annotated[str, AfterValidator(_path)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PatternsField = Annotated[tuple[Annotated[Pattern, BeforeValidator(_pattern)], ...], _list("list-*@example.com")]
 LocalPatternsField = Annotated[tuple[Annotated[str, BeforeValidator(_local_pattern)], ...], _list("postmaster")]
 DayField = Annotated[Day, BeforeValidator(_day)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class KeysSettings(_Section):
@@ -526,11 +526,11 @@ class OutboundSettings(_ListenerSettings):
         description="sign only what a peer of `xforward_from` announces with XFORWARD SOURCE=LOCAL;"
         " against signing what is only forwarded",
     )
-
     exempt_own_domains: bool = Field(
         default=False,
         description="leave mail to domains of yours unsigned; for sites whose internal mail shall show no tag",
     )
+
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         yield from super()._contradictions()
         for endpoint in self.next_hop:
@@ -548,7 +548,6 @@ class InboundSettings(_ListenerSettings):
     relay_domains: Annotated[frozenset[str], _list("hosted.example", _domain_name_set)] = Field(
         frozenset(), description="hosted domains whose mail passes unsigned and unjudged"
     )
-
     exempt_clients: NetworksField = Field(
         (),
         description="networks whose forged bounces are not judged; for servers of your own that answer to senders"
@@ -558,13 +557,13 @@ class InboundSettings(_ListenerSettings):
 
 RefinedField = Annotated[Disposition, _enum(Disposition, _ON_FORGED)] | None
 
+
 class DomainSettings(_Section):
     """What is wanted for one domain."""
 
     on_forged: Annotated[Disposition, _enum(Disposition, _ON_FORGED)] = Field(
         Disposition.DISCARD, description="what a forged bounce gets: discard, reject, quarantine, mark or pass"
     )
-    leave_forms: Annotated[frozenset[ForeignForm], _list("srs", _form_set)] = Field(
     on_untagged: RefinedField = Field(
         None, description="what a bounce without a tag gets; not set: `on_forged`; for a way out that is not signed yet"
     )
@@ -586,6 +585,7 @@ class DomainSettings(_Section):
         description="users, with `*` for any part, to whom bounces without a tag are not judged; RFC 5321 section 4.5.1"
         " wants `postmaster` to be reached",
     )
+    leave_forms: Annotated[frozenset[ForeignForm], _list("srs", _form_set)] = Field(
         frozenset(),
         description="address forms of other systems that are neither signed nor judged:"
         " srs, exchange-srs, cisco, barracuda, sparkpost",
@@ -596,7 +596,6 @@ class DomainSettings(_Section):
     rollout: Literal["off", "auto"] = Field(
         "off", description="auto: judging is switched on step by step, see [rollout]; off: it is in force at once"
     )
-
     case: Annotated[Case, _enum(Case)] | None = Field(
         None, description="as `[tags] case`, for this domain; not set: as there"
     )
@@ -653,6 +652,7 @@ class ExemptionSettings(_Section):
     def exemption(self) -> Exemption:
         """The settings as the policy takes them."""
         return Exemption(self.reason, self.owner or "", self.until, self.senders, self.clients, self.recipients)
+
 
 class DnsSettings(_Section):
     """Who answers questions to the DNS."""
@@ -833,6 +833,16 @@ class TagsSettings(_Section):
         description="days for which an address keeps one tag, from the next key on (`batv key rotate`);"
         " for greylisting and for lists that know their senders",
     )
+    accept_draft_until: DayField | None = Field(
+        None,
+        description='last day on which the draft\'s tags are accepted under `scheme = "strong"`, as in 2027-03-31;'
+        " until then they can be guessed as before; not set: always",
+    )
+    on_too_long: Literal["leave", "refuse"] = Field(
+        "leave",
+        description="mail from an address too long for a tag: leave: it goes unsigned, and its bounces are not judged;"
+        " refuse: `550 5.1.7`; against forged bounces to such addresses",
+    )
 
     @property
     def style(self) -> Style:
@@ -856,6 +866,7 @@ class Settings(_Section):
     dns: DnsSettings = Field(default_factory=DnsSettings)
     dnsbl: DnsblSettings = Field(default_factory=DnsblSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    exemptions: Annotated[tuple[ExemptionSettings, ...], _tables("exemptions")] = ()
 
     @field_validator("domains", mode="before")
     @classmethod
@@ -864,16 +875,6 @@ class Settings(_Section):
             raise _FormError(f"write a table for each domain: {_DOMAIN_TABLE}")
         names: dict[str, object] = {}
         for name, settings in value.items():
-    accept_draft_until: DayField | None = Field(
-        None,
-        description='last day on which the draft\'s tags are accepted under `scheme = "strong"`, as in 2027-03-31;'
-        " until then they can be guessed as before; not set: always",
-    )
-    on_too_long: Literal["leave", "refuse"] = Field(
-        "leave",
-        description="mail from an address too long for a tag: leave: it goes unsigned, and its bounces are not judged;"
-        " refuse: `550 5.1.7`; against forged bounces to such addresses",
-    )
             if _own_domain_name(name) in names:
                 raise ValueError(f"{name.lower()} stands there twice, in capitals and in small letters")
             names[name.lower()] = settings
@@ -898,7 +899,6 @@ class Settings(_Section):
         """The spellings of the domains that are switched on step by step, with their names in the settings."""
         names = (name for name, wanted in self.domains.items() if wanted.rollout == "auto")
         return {spelling: name for name in names for spelling in _spellings(name)}
-    exemptions: Annotated[tuple[ExemptionSettings, ...], _tables("exemptions")] = ()
 
     @property
     def policy(self) -> Policy:
@@ -906,6 +906,7 @@ class Settings(_Section):
         domains = {
             spelling: policy
             for name, settings in self.domains.items()
+            for policy in (self._domain_policy(settings),)
             for spelling in _spellings(name)
         }
         relayed = self.inbound.relay_domains if self.inbound is not None else frozenset[str]()
@@ -962,8 +963,9 @@ ARRAYS: Final[Mapping[str, type[BaseModel]]] = {
 
 
 def _spellings(name: str) -> set[bytes]:
+    if name.startswith("*."):
+        return {b"*." + spelling for spelling in _spellings(name[2:])}
     spellings = {name.encode()}
-            for policy in (self._domain_policy(settings),)
     if not name.isascii() or "xn--" in name:
         import idna  # noqa: PLC0415 -- its tables cost memory that few sites need
 
@@ -996,8 +998,6 @@ def parse(text: str, filename: str, base: str) -> Settings:
     found: list[tuple[int, str]] = []
     settings = None
     try:
-    if name.startswith("*."):
-        return {b"*." + spelling for spelling in _spellings(name[2:])}
         settings = Settings.model_validate(table)
     except ValidationError as error:
         found += [_located(detail, lines) for detail in error.errors(include_url=False)]
