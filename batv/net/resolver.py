@@ -118,9 +118,9 @@ def _values(found: dns.resolver.Answer) -> tuple[str, ...]:
         return ()
     records = list(found.rrset)
     if all(isinstance(each, dns.rdtypes.ANY.MX.MX) for each in records):
-        # RFC 7505: a lone dot says that the domain takes no mail.
+        # RFC 7505: a lone dot says that the domain takes no mail; then the name is empty.
         records.sort(key=lambda each: (each.preference, each.exchange))
-        return tuple(each.exchange.to_text(omit_final_dot=True) for each in records)
+        return tuple(each.exchange.to_text().removesuffix(".") for each in records)
     # A text comes in pieces of at most 255 octets, which belong together (RFC 7208 section 3.3).
     return tuple(
         b"".join(each.strings).decode("utf-8", "backslashreplace")
