@@ -54,6 +54,7 @@ _COMMANDS: Final = {
     "clock": ("batv.cli.clock:clock", "Show whether the clock can be believed, and say that it can."),
     "config": ("batv.cli.settings:config", "Check and show the settings."),
     "rollout": ("batv.cli.rollout:rollout", "Show and move how far domains have been switched on."),
+    "doctor": ("batv.cli.doctor:doctor", "Look whether the site is wired as it must be, and say what to do."),
     "report": ("batv.cli.report:report", "Find out what to do before bounces are withheld."),
     "corpus": ("batv.cli.corpus:corpus", "Generate labelled bounces and replay them."),
     "demo": ("batv.cli.demo:demo", "Take the tour."),
