@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-__all__ = ["HeaderPeek", "StatusField"]
+__all__ = ["PEEK_OCTETS", "HeaderPeek", "StatusField"]
 
 # The end of the header, or a field of ours: obsolete syntax lets any white space stand before the colon, and some
 # readers unfold lines first, so that the colon may stand on the next one.
@@ -25,7 +25,7 @@ _CONTINUES = re.compile(rb"\.?[ \t]")
 _UNDECIDED_OCTETS: Final = 2048
 """Octets of a line without an end that are held back; more than enough to see whose field it is."""
 
-_PEEK_OCTETS: Final = 65_536
+PEEK_OCTETS: Final = 65_536
 """Enough for a hundred Received fields, and a bound for what a message costs that is all header."""
 
 _TENANT = re.compile(rb"(?m)^\.?x-ms-exchange-crosstenant-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]*+)")
@@ -149,7 +149,7 @@ class HeaderPeek:
         "tenants",
     )
 
-    def __init__(self, limit: int = _PEEK_OCTETS, *, read_tenants: bool = False, read_senders: bool = False) -> None:
+    def __init__(self, limit: int = PEEK_OCTETS, *, read_tenants: bool = False, read_senders: bool = False) -> None:
         self.message_id = b""
         self.senders: tuple[bytes, ...] = ()
         self.hops = 0

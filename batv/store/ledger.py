@@ -130,11 +130,7 @@ class Ledger:
         secret: what the keys of its days are derived from.
         today: returns the day in UTC.
         limits: how much it keeps.
-        domains: ours, in lower case: a sender's address elsewhere is not noted, since nothing to it is judged here.
-
-    Attributes:
-        limits: as above; may be replaced.
-        domains: as above; may be replaced.
+        ours: tells whether a domain is ours: a sender's address elsewhere is not noted, since nothing to it is judged.
     """
 
     def __init__(
@@ -143,11 +139,11 @@ class Ledger:
         secret: Secret,
         today: Callable[[], Day],
         limits: LedgerLimits,
-        domains: frozenset[bytes],
+        ours: Callable[[bytes], bool],
     ) -> None:
         self.directory = directory
         self.limits = limits
-        self.domains = domains
+        self._ours = ours
         self._secret = secret
         self._today = today
         self._keys: dict[Day, blake2b] = {}
@@ -177,11 +173,11 @@ class Ledger:
             senders: addresses that replies to it may go to.
             recipients: addresses that it was sent to.
         """
+        own = {address for each in senders if self._ours((address := fold(each)).rpartition(b"@")[2])}
+        if not own:
+            return
         if not message_id:
             self._nameless += 1
-            return
-        own = {address for each in senders if (address := fold(each)).rpartition(b"@")[2] in self.domains}
-        if not own:
             return
         day = self._today()
         parties = {name for each in recipients for name in _names(each)}

@@ -211,6 +211,18 @@ class RingStore:
         """
         return self._convert(to_sealed=False, dry_run=dry_run)
 
+    def ledger_secret(self) -> Secret:
+        """Return the secret of the sent ledger, which lies with the rings, and is made where there is none.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            KeyRingDataError: its file is damaged, or was sealed under another master key.
+            CannotCreateError, IoError, TryAgainError, UnsafeFileError: it cannot be read or made.
+        """
+        from batv.store.ledger import open_secret  # noqa: PLC0415 -- SQLite is memory that few sites need
+
+        return open_secret(self.directory, self._master_key)
+
     def fingerprint(self) -> Hashable:
         """Return a value that differs once any ring was written, added or removed, or was opened to others.
 

@@ -1,0 +1,133 @@
+"""The service keeps a ledger of what it sends, and mail never waits for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from batv.store.ledger import Ledger, LedgerLimits
+from batv.store.rings import RingStore
+from tests.support.next_hop import Answer, RecordingNextHop, Stage
+from tests.support.service import ServiceProcess, today
+from tests.support.smtp_client import SmtpClient
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_LEDGER: Final = "[ledger]\nenabled = true\n"
+_MESSAGE: Final = (
+    b"From: Joe <joe@example.com>\r\nReply-To: office@example.com, eve@else.example\r\n"
+    b"Message-ID: <%b@example.com>\r\n\r\ntext\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def next_hop() -> Iterator[RecordingNextHop]:
+    """A next hop."""
+    with RecordingNextHop() as hop:
+        yield hop
+
+
+def send(service: ServiceProcess, name: bytes = b"1", sender: bytes = b"bounces@example.com") -> bytes:
+    """Send a message through the outbound proxy, and return the reply."""
+    with SmtpClient(service.outbound) as client:
+        return client.mail(sender, [b"bob@peer.example", b"carol@other.example"], _MESSAGE % name).text
+
+
+def ledger(service: ServiceProcess) -> Ledger:
+    """Return the ledger as another process reads it."""
+    secret = RingStore(service.folder / "keys").ledger_secret()
+    return Ledger(service.folder / "var/ledger", secret, today, LedgerLimits(), b"example.com".__eq__)
+
+
+def test_what_is_sent_is_noted_for_each_address_that_may_be_answered(
+    next_hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """Envelope sender and header addresses of ours, with each recipient; and after a restart it is still there."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert send(service).startswith(b"250")
+        found = ledger(service)
+        until(lambda: found.knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        found = ledger(service)
+        for own in (b"bounces@example.com", b"joe@example.com", b"office@example.com"):
+            for party in (b"bob@peer.example", b"@other.example"):
+                assert found.knows((b"1@example.com",), own, (party,))
+        assert not found.knows((b"1@example.com",), b"eve@else.example", (b"bob@peer.example",))
+        assert "ledger" not in service.log
+
+
+def test_what_the_next_hop_refuses_is_not_noted(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """It was not sent."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        next_hop.fail(Stage.DOT, Answer(b"550 no\r\n"))
+        assert send(service).startswith(b"5")
+        next_hop.heal()
+        assert send(service, b"2").startswith(b"250")
+        found = ledger(service)
+        until(lambda: found.knows((b"2@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+        assert not found.knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",))
+
+
+def test_no_ledger_is_kept_unless_it_is_wanted(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Neither files nor a secret."""
+    with ServiceProcess(tmp_path, next_hop.address) as service:
+        assert send(service).startswith(b"250")
+    assert not (tmp_path / "var/ledger").exists()
+    assert not (tmp_path / "keys/ledger.secret").exists()
+
+
+def test_mail_without_a_message_id_is_told_of(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Once a minute at most, with their number."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service, SmtpClient(service.outbound) as client:
+        for _ in range(3):
+            client.mail(b"joe@example.com", [b"bob@peer.example"], b"Subject: x\r\n\r\n")
+        service.wait_for_log(r"mail without a Message-ID: replies cannot name it: count=3\b")
+
+
+@pytest.mark.parametrize("fault", ["locked", "damaged", "in the way", "secret unreadable"])
+def test_mail_goes_on_whatever_becomes_of_the_ledger(next_hop: RecordingNextHop, tmp_path: Path, fault: str) -> None:
+    """And the log says what is wrong, but for a lock, which is waited for."""
+    folder = tmp_path / "var/ledger"
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        send(service)
+        until(lambda: list(folder.glob("*.sqlite3")), "the ledger")
+    (path,) = folder.glob("*.sqlite3")
+    if fault == "damaged":
+        path.write_bytes(b"no database" * 1000)
+    elif fault == "in the way":
+        path.unlink()
+        folder.rmdir()
+        folder.write_bytes(b"")
+    elif fault == "secret unreadable":
+        (tmp_path / "keys/ledger.secret").chmod(0o644)
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        if fault == "locked":
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                assert send(service, b"2").startswith(b"250")
+                other.execute("ROLLBACK")
+            found = ledger(service)
+            until(lambda: found.knows((b"2@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+            return
+        assert send(service, b"2").startswith(b"250")
+        service.wait_for_log(r"ERROR: ledger (?:fails|not opened)")
+
+
+def test_a_reload_switches_the_ledger_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Without a restart; and off again."""
+    with ServiceProcess(tmp_path, next_hop.address) as service:
+        service.configure(_LEDGER)
+        service.reload()
+        service.wait_for_log("reloaded")
+        send(service)
+        service.configure("")
+        heard = len(service.log)
+        service.reload()
+        service.wait_for_log("reloaded", after=heard)
+        assert ledger(service).knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",))
