@@ -16,6 +16,8 @@ Rules:
    XFORWARD for the record, the next hop and lists of senders of backscatter only: nobody is let in for it.
 7. Such lists are asked at MAIL, about bounces alone, and waited for at a RCPT only where the answer can change what
    becomes of the recipient.
+8. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
+   client hears our 250 to MAIL then, and what the next hop says to it in the reply to RCPT.
 
 Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
 XCLIENT_README and XFORWARD_README.
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "ProxySession"]
 
 _OK: Final = Reply.of(250, "2.0.0 Ok")
+_SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
 _RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
 _GO_AHEAD: Final = Reply.of(354, "End data with <CR><LF>.<CR><LF>")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
@@ -82,6 +85,7 @@ _REJECTED: Final = Reply.of(550, "5.7.1 Message refused")
 _BARE: Final = Reply.of(550, "5.6.11 Bare carriage return, line feed or NUL in the message")
 _TOO_BIG: Final = Reply.of(552, "5.3.4 Message too big")
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
+_TOO_LONG: Final = Reply.of(550, "5.1.7 Sender address too long")
 _LOOP: Final = Reply.of(554, "5.4.6 Too many hops")
 _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
 
@@ -271,9 +275,22 @@ class ProxySession:
         if side.settings.add_received:
             transaction.trace = self._received(transaction.identifier)
         transaction.inquiry = self._ask_lists(mail.path)
+        return await self._begin(transaction)
+
+    async def _begin(self, transaction: Transaction) -> Reply | Asked:
+        """Say MAIL, unless the stage will have none of it, or wants to know a recipient first."""
+        sender = transaction.sender
         if sender.disposition is Disposition.DEFER:
             transaction.cause = sender.reason
             return self._end(_LATER)
+        if sender.disposition is Disposition.REJECT:
+            transaction.cause = sender.reason
+            return self._end(_TOO_LONG)
+        if sender.verdict is Verdict.SIGNED and transaction.stage.wants_recipient(
+            transaction.given, self._client, transaction.day
+        ):
+            transaction.split = True
+            return _SENDER_OK
         try:
             await transaction.say_mail()
         except NextHopFault as fault:
@@ -297,7 +314,40 @@ class ProxySession:
             return _BAD_RECIPIENT
         if rcpt.parameters and hidden_parameter(rcpt.parameters):
             return _PARAMETER
+        if transaction.split:
+            reply = await self._decide_sender(transaction, rcpt)
+            if reply is not None:
+                return reply
         return await self._ask_about(transaction, rcpt)
+
+    async def _decide_sender(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | None:
+        """Say MAIL as this recipient wants it; return the reply to a RCPT that cannot be said, else None."""
+        sender = transaction.stage.sender_for(
+            transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
+        )
+        if transaction.mail_said:
+            refusal = None if sender.path == transaction.sender.path else _SEPARATELY
+        else:
+            transaction.sender = sender
+            try:
+                await transaction.say_mail()
+                reply = await transaction.mail_reply()
+            except NextHopFault as fault:
+                transaction.fail(fault)
+                refusal = _LATER
+            else:
+                # Refused, it may be taken for the next recipient.
+                transaction.mail_said = reply.positive
+                refusal = None if reply.positive else reply
+        if refusal is None:
+            return None
+        if self._ahead:
+            await self._settle_all()  # those before it stand before it on record
+            if self._transaction is not transaction:
+                return _LATER if transaction.failed else _SEQUENCE
+        decision = await self._decided(transaction, rcpt.path)
+        transaction.remember(Recipient(decision, rcpt.path.octets, rcpt.parameters, refusal))
+        return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
         decision = self._guarded(await self._decided(transaction, rcpt.path))

@@ -115,6 +115,8 @@ class Transaction:
         octets: octets of the message so far, as received.
         relay: the server that it goes on to, or the servers that it might go to.
         quarantined: the copy for the quarantine, or None.
+        split: whether what MAIL says depends on the recipients, so that the first one decides.
+        mail_said: in a transaction that is split, whether the next hop has taken MAIL.
     """
 
     side: Side
@@ -140,6 +142,8 @@ class Transaction:
     octets: int = 0
     relay: str = ""
     quarantined: QuarantinedMessage | None = None
+    split: bool = False
+    mail_said: bool = False
     _connection: NextHopConnection | None = None
     _prelude: list[asyncio.Future[Reply]] = field(default_factory=list)
     _mail: asyncio.Future[Reply] | None = None
