@@ -56,6 +56,7 @@ __all__ = [
     "InboundSettings",
     "JournalSettings",
     "KeysSettings",
+    "LedgerSettings",
     "NextHopSettings",
     "NextHopTls",
     "OutboundSettings",
@@ -723,6 +724,36 @@ class JournalSettings(_Section):
     )
 
 
+class LedgerSettings(_Section):
+    """What is remembered of the mail that is sent, so that genuine replies to plain addresses can be told."""
+
+    enabled: bool = Field(
+        default=False,
+        description="keep the ledger: hashes of Message-IDs, senders and recipients of mail that is sent, about 40"
+        " octets a message; for `rescue`",
+    )
+    keep_days: int = Field(
+        30,
+        ge=1,
+        le=366,
+        description="days for which a message is remembered; replies that come later are judged as any",
+    )
+    max_mib: int = Field(
+        2048, ge=1, description="MiB that the ledger may take; beyond that the oldest days go, and not today's"
+    )
+    max_rescues: int = Field(
+        100,
+        ge=1,
+        description="messages a day (UTC) that are let through to one recipient for what the ledger knows; against"
+        " whoever has read both Message-ID and recipient in an archive",
+    )
+
+    @property
+    def max_octets(self) -> int:
+        """What the ledger may take, in octets."""
+        return self.max_mib * _MEBIBYTE
+
+
 class SmtpSettings(_Section):
     """How clients are served, and what a client may cost."""
 
@@ -859,6 +890,7 @@ class Settings(_Section):
     domains: dict[str, DomainSettings] = Field(default_factory=dict)
     state: StateSettings = Field(default_factory=StateSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     next_hop: NextHopSettings = Field(default_factory=NextHopSettings)
     tags: TagsSettings = Field(default_factory=TagsSettings)
@@ -945,6 +977,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "domains": DomainSettings,
     "state": StateSettings,
     "journal": JournalSettings,
+    "ledger": LedgerSettings,
     "smtp": SmtpSettings,
     "next_hop": NextHopSettings,
     "tags": TagsSettings,

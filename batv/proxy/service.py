@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from batv.rollout import Progress
     from batv.smtp.origin import Origin
     from batv.stage import Stage
+    from batv.store.ledger import Ledger
     from batv.store.rings import RingStore
 
 __all__ = ["Service", "Source", "link_of"]
@@ -70,6 +71,9 @@ _EVIDENCE_SECONDS: Final = 60.0
 
 _WATCH_SECONDS: Final = 2.0
 """Between two looks at the ring files; well under the 5 seconds that are promised."""
+
+_LEDGER_SECONDS: Final = 60.0
+"""Between two times that the log says what is not in the ledger."""
 
 _CREDENTIALS_OCTETS: Final = 4096
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
@@ -170,6 +174,7 @@ class Service:
         self._keys = self._read_keys(self._settings)
         self._journal = self._open_journal(self._settings)
         self._blocklists = self._open_blocklists(self._settings)
+        self._ledger = self._open_ledger(self._settings, self._keys.store)
         self._quarantine = _quarantine(self._settings)
         self._guessing = _guessing(self._settings)
         self._trust = TrustStore(Path(self._settings.state.directory))
@@ -219,6 +224,7 @@ class Service:
         loop = asyncio.get_running_loop()
         watch = [loop.create_task(self._watch_rings()), loop.create_task(self._watch_hangup())]
         watch.append(loop.create_task(self._watch_rollout()))
+        watch.append(loop.create_task(self._watch_ledger()))
         try:
             await self._stopping.wait()
         finally:
@@ -266,11 +272,14 @@ class Service:
         self._trust = TrustStore(Path(settings.state.directory))
         # What was asked of the old lists comes to its end by itself.
         self._blocklists = blocklists
+        before_ledger, self._ledger = self._ledger, self._open_ledger(settings, keys.store)
         if journal is not None:
             self._journal.close()
             self._journal = journal
         for proxy in self._proxies:
             self._apply(proxy, ends[proxy.direction], opened[proxy.direction])
+        if before_ledger is not None:
+            await asyncio.to_thread(before_ledger.close)
         if self._rollout.wanted:
             self.look_at_rollout()
         self._notice(Level.INFO, "reloaded", keys=keys.store.directory)
@@ -295,6 +304,9 @@ class Service:
             proxy.side.next_hop.close()
         if self._blocklists is not None:
             await self._blocklists.close()
+        if self._ledger is not None:
+            await asyncio.to_thread(self._ledger.close)
+            self._tell_of_ledger()
         self._journal.close()
         self._notice(Level.INFO, "stopped")
 
@@ -323,6 +335,7 @@ class Service:
             clock_doubt=self.clock_doubt,
             blocklists=self._blocklists if direction is Direction.INBOUND else None,
             guessing=self._guessing if direction is Direction.INBOUND else None,
+            ledger=self._ledger,
         )
         door = Door(
             hostname, settings.smtp, self._observer, lambda address, origin: self._converse(proxy, address, origin)
@@ -360,6 +373,7 @@ class Service:
         side.journal = self._journal
         side.blocklists = self._blocklists if proxy.direction is Direction.INBOUND else None
         side.guessing = self._guessing if proxy.direction is Direction.INBOUND else None
+        side.ledger = self._ledger
         side.quarantine = self._quarantine
         next_hop = NextHop(listener.next_hop, settings.next_hop, side.hostname, ends.link)
         if not side.next_hop.same_as(next_hop):
@@ -415,6 +429,26 @@ class Service:
                 f"cannot make the folder {directory}: {error.strerror}", "make it, or set state.directory"
             ) from error
         return Journal(directory, fsync=settings.journal.fsync)
+
+    def _open_ledger(self, settings: Settings, store: RingStore) -> Ledger | None:
+        """Return the ledger, or None where none is wanted, or none can be had: mail goes on without one."""
+        if not settings.ledger.enabled:
+            return None
+        from batv.store.ledger import Ledger, LedgerLimits  # noqa: PLC0415 -- SQLite is memory that few sites need
+
+        options, policy = settings.ledger, settings.policy
+        try:
+            secret = store.ledger_secret()
+        except (BatvError, FileNotFoundError) as error:
+            self._notice(Level.ERROR, "ledger not opened: no reply is rescued", cause=error)
+            return None
+        return Ledger(
+            Path(settings.state.directory) / "ledger",
+            secret,
+            lambda: Day.at(self._clock()),
+            LedgerLimits(options.keep_days, options.max_octets, options.max_rescues),
+            lambda domain: policy.for_domain(domain) is not None,
+        )
 
     def _open_blocklists(self, settings: Settings) -> Blocklists | None:
         if not settings.dnsbl.zones or Direction.INBOUND not in self._directions:
@@ -510,6 +544,19 @@ class Service:
                 self._fault("error in the roll-out", error)
             else:
                 self._tell_moved(moved)
+
+    async def _watch_ledger(self) -> None:
+        """Say what is not in the ledger: soon, and then once a minute at most."""
+        seconds = _WATCH_SECONDS
+        while True:
+            await asyncio.sleep(seconds)
+            seconds = _LEDGER_SECONDS if self._tell_of_ledger() else _WATCH_SECONDS
+
+    def _tell_of_ledger(self) -> bool:
+        notices = self._ledger.notices() if self._ledger is not None else []
+        for notice in notices:
+            self._observer(notice)
+        return bool(notices)
 
     async def _watch_hangup(self) -> None:
         while True:

@@ -40,8 +40,9 @@ from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
 from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
+from batv.rescue import addresses_in, message_ids_in
 from batv.smtp.extension import Capabilities, hidden_parameter
-from batv.smtp.header import HeaderPeek, StatusField
+from batv.smtp.header import PEEK_OCTETS, HeaderPeek, StatusField
 from batv.smtp.origin import (
     XCLIENT_ATTRIBUTES,
     XFORWARD_ATTRIBUTES,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from batv.proxy.side import Side
     from batv.smtp.data import DataScanner
     from batv.smtp.path import RcptArgument
+    from batv.store.ledger import Ledger
     from batv.verdict import Decision
 
 __all__ = ["Asked", "ProxySession"]
@@ -97,6 +99,9 @@ _FULL_NOTICE_SECONDS: Final = 60.0
 
 _TENANT_PEEK_OCTETS: Final = 262_144
 """Exchange Online puts its fields behind long ones of others."""
+
+_MAX_SENDERS: Final = 8
+"""Addresses that replies to a message may go to, of which the ledger keeps note."""
 
 _TOKEN: Final = re.compile(r"[!-'*-~]{1,255}")
 
@@ -257,7 +262,12 @@ class ProxySession:
         doubt = side.clock_doubt()
         stage = DeferringStage(side.stage, doubt) if doubt else side.stage
         sender = stage.sender(mail.path, self._client, rings, day)
-        peek = HeaderPeek() if tenants is None else HeaderPeek(_TENANT_PEEK_OCTETS, read_tenants=True)
+        tenanted = tenants is not None
+        peek = HeaderPeek(
+            _TENANT_PEEK_OCTETS if tenanted else PEEK_OCTETS,
+            read_tenants=tenanted,
+            read_senders=side.ledger is not None and side.direction is Direction.OUTBOUND,
+        )
         transaction = self._transaction = Transaction(
             side,
             self._next_identifier(),
@@ -638,6 +648,8 @@ class ProxySession:
             event = transaction.ended(self._identifier, self._client, reply)
         if reply.permanent or reply.transient:
             transaction.take_back()
+        elif self._side.ledger is not None and self._side.direction is Direction.OUTBOUND:
+            _note(self._side.ledger, transaction)
         self._close(transaction, event)
         return reply
 
@@ -714,3 +726,17 @@ class ProxySession:
     def _notice(self, level: Level, what: str, error: Exception) -> None:
         fields = {"session": self._identifier, "relay": self._side.next_hop, "cause": error}
         self._side.observer(Notice(level, what, fields))
+
+
+def _note(ledger: Ledger, transaction: Transaction) -> None:
+    """Note a message that the next hop has taken, signed or not: who sent it, and to whom."""
+    if transaction.given.mailbox is None:
+        return
+    senders = [transaction.given.mailbox.octets]
+    for value in transaction.peek.senders:
+        senders += addresses_in(value, _MAX_SENDERS)
+    recipients = [
+        mailbox.octets for each in transaction.forwarded if (mailbox := each.decision.path.mailbox) is not None
+    ]
+    message_id = next(iter(message_ids_in(transaction.peek.message_id)), b"")
+    ledger.note(message_id, senders[:_MAX_SENDERS], recipients)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batv.net.next_hop import NextHop
     from batv.observe.event import Direction, Observer, TransactionEnded
     from batv.stage import Stage
+    from batv.store.ledger import Ledger
     from batv.store.quarantine import Quarantine
 
 __all__ = ["Recorder", "Side"]
@@ -63,6 +64,7 @@ class Side:
         clock_doubt: returns why the clock cannot be believed now; empty if it can.
         blocklists: asked about clients who bring bounces; None for no lists.
         guessing: counts failed tags; None for not.
+        ledger: knows what was sent to whom; None for no ledger.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
     """
 
@@ -84,4 +86,5 @@ class Side:
     clock_doubt: Callable[[], str]
     blocklists: Blocklists | None = None
     guessing: Guessing | None = None
+    ledger: Ledger | None = None
     says_full_from: float = 0.0
