@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -12,15 +13,18 @@ import click
 
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table, remark
-from batv.errors import BatvError, ReportError
+from batv.errors import BatvError, IoError, ReportError
 from batv.observe.event import clean
+from batv.report.rollout import Guess, rollout_report
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable, Iterator, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
     from batv.config import Settings
     from batv.report.dmarc import Aggregate
+    from batv.report.rollout import Address, Leak, RolloutReport
     from batv.report.routes import Routes, Source
     from batv.report.spf import Allowed
 
@@ -30,6 +34,9 @@ DNS_SECONDS: Final = 5.0
 """That a command waits for the answer to a question."""
 
 _NO: Final = 1
+_MOST: Final = 3
+"""Names of a list that are shown in a table."""
+
 _NAMED: Final = 5
 """Files that are told one by one; of more of them only the number."""
 
@@ -108,6 +115,166 @@ def routes(
     else:
         _print_routes(result, survey.allowed)
     ctx.exit(_NO if result.of(Kind.ROUTE) else 0)
+
+
+@report.command()
+@click.argument("journals", metavar="[JOURNAL...]", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1), help="Days to tell of, until today.")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Rows of each kind in the table.")
+@json_option
+@click.pass_context
+def rollout(ctx: click.Context, *, journals: tuple[Path, ...], days: int, top: int, as_json: bool) -> None:
+    """Name mail that leaves unsigned, and those who get bounces without a tag.
+
+    From the journal of this site and what it was rotated into, or from the JOURNALs that are named, the oldest first.
+    Exit status 1 if bounces that look genuine have no good tag.
+    """
+    from batv.report.journal import JournalReader, rotated  # noqa: PLC0415 -- only where the journal is read
+
+    site = ctx.ensure_object(Site)
+    settings = site.settings()
+    journal = Path(settings.state.directory) / "journal.jsonl"
+    reader = JournalReader(journals or rotated(journal))
+    if not reader.paths:
+        raise IoError(f"there is no {journal}", "let mail pass the proxies first, or name a journal")
+    result = rollout_report(reader, settings.policy, (site.today() + -days).iso())
+    if reader.damaged:
+        remark(f"{reader.damaged} lines that are no records are passed over")
+    if as_json:
+        print_json(_rollout_as_json(result, reader.damaged))
+    else:
+        _print_rollout(result, top)
+    ctx.exit(_NO if any(domain.genuine for domain in result.domains.values()) else 0)
+
+
+def _rollout_as_json(result: RolloutReport, damaged: int) -> dict[str, object]:
+    return {
+        "records": result.records,
+        "damaged": damaged,
+        "first": result.first or None,
+        "last": result.last or None,
+        "signed": result.signed,
+        "unsigned": [
+            {
+                "reason": leak.reason,
+                "recipients": leak.messages,
+                "senders": dict(leak.senders.most_common()),
+                "clients": dict(leak.clients.most_common()),
+                "last": leak.last,
+                "advice": _leak_advice(leak),
+            }
+            for leak in _by_number(result)
+        ],
+        "domains": {
+            domain.name: {
+                "valid": domain.valid,
+                "genuine": domain.genuine,
+                "unknown": domain.unknown,
+                "forged": domain.forged,
+            }
+            for domain in result.domains.values()
+        },
+        "addresses": [
+            {
+                "address": address.path,
+                "guess": address.guess.value,
+                "bounces": address.bounces,
+                "withheld": address.withheld,
+                "clients": dict(address.clients.most_common()),
+                "first": address.first,
+                "last": address.last,
+                "advice": _address_advice(address),
+            }
+            for address in _listed_addresses(result)
+        ],
+    }
+
+
+def _print_rollout(result: RolloutReport, top: int) -> None:
+    if result.leaks:
+        print_table(
+            ("left unsigned", "recipients", "senders", "by way of", "what to do"),
+            (
+                (
+                    clean(leak.reason),
+                    str(leak.messages),
+                    _most(leak.senders),
+                    _most(leak.clients),
+                    _leak_advice(leak) or "-",
+                )
+                for leak in _by_number(result)[:top]
+            ),
+        )
+        click.echo()
+    if result.domains:
+        print_table(
+            ("bounces of", "good tag", "look genuine", "unknown", "forged tag"),
+            (
+                (clean(each.name), str(each.valid), str(each.genuine), str(each.unknown), str(each.forged))
+                for each in result.domains.values()
+            ),
+        )
+        click.echo()
+    addresses = _listed_addresses(result)
+    if addresses:
+        shown = [each for guess in Guess for each in result.of(guess)[:top]]
+        print_table(
+            ("no good tag", "its mail", "bounces", "withheld", "by way of", "what to do"),
+            (
+                (
+                    clean(each.path),
+                    each.guess.value,
+                    str(each.bounces),
+                    str(each.withheld),
+                    _most(each.clients),
+                    _address_advice(each),
+                )
+                for each in shown
+            ),
+        )
+        if len(shown) < len(addresses):
+            click.echo(f"{len(addresses) - len(shown)} more: --json has them all")
+        click.echo()
+    unsigned = sum(leak.messages for leak in result.leaks.values())
+    when = f" from {result.first[:10]} to {result.last[:10]}" if result.records else ""
+    click.echo(f"{result.records} records{when}: mail to {result.signed} recipients signed, to {unsigned} unsigned")
+
+
+def _by_number(result: RolloutReport) -> list[Leak]:
+    return sorted(result.leaks.values(), key=lambda leak: (-leak.messages, leak.reason))
+
+
+def _listed_addresses(result: RolloutReport) -> list[Address]:
+    return [address for guess in Guess for address in result.of(guess)]
+
+
+def _most(counter: Counter[str]) -> str:
+    """Return the names that stand there most often."""
+    named = ", ".join(clean(name) for name, _ in counter.most_common(_MOST))
+    return named + (f" and {len(counter) - _MOST} more" if len(counter) > _MOST else "")
+
+
+def _leak_advice(leak: Leak) -> str:
+    if leak.on_purpose:
+        return ""
+    if leak.foreign:
+        table = f"[domains.{json.dumps(leak.foreign)}]"
+        return f"if it is yours, add {table}; else keep forwarded mail away from the outbound proxy"
+    if "require_local_source" in leak.reason:
+        return "if your users sent it, have the server in front say XFORWARD SOURCE=LOCAL; else it is forwarded"
+    return "bounces to these addresses are not judged: give the senders shorter addresses without % and !"
+
+
+def _address_advice(address: Address) -> str:
+    match address.guess:
+        case Guess.UNSIGNED:
+            return "its mail leaves unsigned, see above: its bounces look genuine"
+        case Guess.LATE:
+            return "its bounces come after its tags expire: give the key a longer lifetime"
+        case Guess.SIGNED:
+            return "forged mail, or answers to the address in the header"
+        case Guess.NEVER_SEEN:
+            return "forged mail, or mail by a route that does not pass the outbound proxy: see 'batv report routes'"
 
 
 def _next_hops(settings: Settings) -> Iterator[IPv4Network | IPv6Network]:

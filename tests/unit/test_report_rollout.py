@@ -1,0 +1,225 @@
+"""`batv report rollout`: mail that leaves unsigned, and who gets bounces without a tag, as the journal tells it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
+from batv.store.journal import Journal
+from batv.verdict import Disposition, Verdict
+from tests.support.command import TODAY, Answer, Command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOON = (TODAY.number * 86_400) + 43_200.0
+
+
+@pytest.fixture
+def batv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return `batv` on a site."""
+    (tmp_path / "var").mkdir()
+    return Command(tmp_path, capsys)
+
+
+class Writer:
+    """Writes a journal as the proxies do, one recipient a message, a second after the other.
+
+    Args:
+        batv: the site.
+        days_ago: before the day that commands see.
+    """
+
+    def __init__(self, batv: Command, days_ago: int = 0) -> None:
+        self._journal = Journal(batv.folder / "var")
+        self._time = NOON - days_ago * 86_400
+
+    def sent(self, sender: str, reason: str = "", *, count: int = 1, client: str = "127.0.0.1") -> Writer:
+        """Record mail that left: signed, or unsigned for a reason."""
+        verdict = Verdict.UNSIGNED if reason else Verdict.SIGNED
+        disposition = Disposition.PASS if reason else Disposition.REWRITE
+        said = f"unsigned: {reason}" if reason else "signed with key 0"
+        for _ in range(count):
+            self._write(Direction.OUTBOUND, client, f"<{sender}>", "<bob@peer.example>", (verdict, disposition, said))
+        return self
+
+    def bounce(
+        self, recipient: str, verdict: Verdict, disposition: Disposition = Disposition.MARK, client: str = "11.0.0.9"
+    ) -> Writer:
+        """Record a bounce."""
+        self._write(Direction.INBOUND, client, "<>", f"<{recipient}>", (verdict, disposition, "no tag"))
+        return self
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
+
+    def _write(
+        self,
+        direction: Direction,
+        client: str,
+        sender: str,
+        recipient: str,
+        judged: tuple[Verdict, Disposition, str],
+    ) -> None:
+        self._time += 1
+        self._journal.write(
+            TransactionEnded(
+                time=self._time,
+                session="s",
+                transaction=f"t{self._time}",
+                direction=direction,
+                client=client,
+                helo="client.example",
+                reverse_path=sender,
+                recipients=(RecipientOutcome(recipient, *judged, None, "250 2.0.0 Ok"),),
+                message_id="",
+                size=1,
+                relay="127.0.0.1:1",
+                reply="250 2.0.0 Ok",
+                null_sender=sender == "<>",
+            )
+        )
+
+
+def report(batv: Command, *options: str) -> Answer:
+    """Run the command."""
+    return batv("report", "rollout", "--json", *options)
+
+
+def addresses(answer: Answer) -> dict[str, str]:
+    """Return the guess about each address."""
+    return {each["address"]: each["guess"] for each in answer.fields["addresses"]}
+
+
+def test_bounces_are_counted_by_class_and_domain(batv: Command) -> None:
+    """What would have been withheld, and whether any of it looks genuine."""
+    (
+        Writer(batv)
+        .bounce("joe@example.com", Verdict.VALID, Disposition.REWRITE)
+        .bounce("joe@example.com", Verdict.UNTAGGED)
+        .bounce("joe@example.com", Verdict.BAD_SIGNATURE)
+        .bounce("joe@example.com", Verdict.UNKNOWN_KEY)
+        .bounce("ann@lists.example", Verdict.EXPIRED)
+        .bounce("x@hosted.example", Verdict.NOT_JUDGED)
+        .close()
+    )
+    answer = report(batv)
+    assert answer.fields["domains"] == {
+        "example.com": {"valid": 1, "genuine": 0, "unknown": 1, "forged": 2},
+        "lists.example": {"valid": 0, "genuine": 1, "unknown": 0, "forged": 0},
+    }
+    assert answer.status == 1
+
+
+def test_a_site_without_genuine_looking_bounces_may_go_on(batv: Command) -> None:
+    """Exit status 0, whatever forgers send."""
+    Writer(batv).sent("joe@example.com").bounce("joe@example.com", Verdict.UNTAGGED).close()
+    assert report(batv).status == 0
+
+
+def test_bounces_to_an_address_whose_mail_left_unsigned_look_genuine(batv: Command) -> None:
+    """They cannot have a tag; and what was sent only afterwards did not bring them."""
+    writer = Writer(batv)
+    writer.sent("Joe@Example.com", "no XFORWARD SOURCE=LOCAL, and require_local_source is set")
+    writer.bounce("joe@example.com", Verdict.UNTAGGED, Disposition.DISCARD)
+    writer.bounce("ann@example.com", Verdict.UNTAGGED)
+    writer.sent("ann@example.com", "no XFORWARD SOURCE=LOCAL, and require_local_source is set")
+    writer.close()
+    answer = report(batv)
+    assert addresses(answer) == {"joe@example.com": "unsigned", "ann@example.com": "never seen"}
+    joe = answer.fields["addresses"][0]
+    assert (joe["bounces"], joe["withheld"], joe["clients"]) == (1, 1, {"11.0.0.9": 1})
+    assert "looks genuine" in joe["advice"] or "look genuine" in joe["advice"]
+
+
+def test_an_address_is_known_by_what_it_has_sent(batv: Command) -> None:
+    """One that never sends is forged or has a forgotten route; one that is signed gets answers to its header."""
+    writer = Writer(batv).sent("joe@example.com")
+    for address in ("joe@example.com", "shop@example.com"):
+        writer.bounce(address, Verdict.UNTAGGED)
+    writer.bounce("late@example.com", Verdict.EXPIRED)
+    writer.close()
+    assert addresses(report(batv)) == {
+        "joe@example.com": "signed",
+        "shop@example.com": "never seen",
+        "late@example.com": "late",
+    }
+
+
+def test_mail_that_left_unsigned_is_told_by_reason_with_its_senders_and_their_servers(batv: Command) -> None:
+    """A domain that nobody configured, and what is forwarded through the wrong proxy, show up here."""
+    writer = Writer(batv)
+    writer.sent("a@sub.example.com", "sub.example.com is not a domain of ours", count=3, client="10.0.0.5")
+    writer.sent("", "null sender", count=2)
+    writer.sent("x@example.com", "exempt: members are known by it (ann)")
+    writer.close()
+    unsigned = report(batv).fields["unsigned"]
+    assert [(each["reason"], each["recipients"]) for each in unsigned] == [
+        ("sub.example.com is not a domain of ours", 3),
+        ("null sender", 2),
+        ("exempt: members are known by it (ann)", 1),
+    ]
+    assert (unsigned[0]["senders"], unsigned[0]["clients"]) == ({"<a@sub.example.com>": 3}, {"10.0.0.5": 3})
+    assert '[domains."sub.example.com"]' in unsigned[0]["advice"]
+    assert [each["advice"] for each in unsigned[1:]] == ["", ""]
+
+
+def test_only_the_days_that_were_asked_for_are_told(batv: Command) -> None:
+    """What was sent before them still explains what came in them."""
+    early = Writer(batv, days_ago=5)
+    early.sent("joe@example.com").bounce("old@example.com", Verdict.UNTAGGED).close()
+    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    assert addresses(report(batv, "--days", "3")) == {"joe@example.com": "signed"}
+    assert addresses(report(batv)) == {"joe@example.com": "signed", "old@example.com": "never seen"}
+
+
+def test_journals_that_were_rotated_are_read_too(batv: Command) -> None:
+    """They are packed by then."""
+    Writer(batv, days_ago=5).sent("joe@example.com").close()
+    journal = batv.folder / "var/journal.jsonl"
+    packed = batv.folder / "var/journal.jsonl.1.gz"
+    packed.write_bytes(gzip.compress(journal.read_bytes()))
+    journal.unlink()
+    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    assert addresses(report(batv)) == {"joe@example.com": "signed"}
+    assert addresses(report(batv, str(journal))) == {"joe@example.com": "never seen"}
+
+
+def test_half_a_record_does_not_hide_the_others(batv: Command) -> None:
+    """A disk that was full leaves one behind."""
+    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    with (batv.folder / "var/journal.jsonl").open("a") as file:
+        file.write('{"time": "2026\n[]\n' + json.dumps({"direction": "inbound", "time": 7, "verdict": None}) + "\n")
+    answer = report(batv)
+    assert answer.fields["damaged"] == 2
+    assert "2 lines that are no records" in answer.err
+    assert addresses(answer) == {"joe@example.com": "never seen"}
+
+
+def test_the_tables_say_the_same(batv: Command) -> None:
+    """Without JSON an administrator reads who, how many and what to do."""
+    writer = Writer(batv).sent("joe@example.com")
+    for number in range(3):
+        writer.bounce(f"shop{number}@example.com", Verdict.UNTAGGED)
+    writer.sent("a@sub.example.com", "sub.example.com is not a domain of ours").close()
+    answer = batv("report", "rollout", "--top", "2")
+    assert (answer.status, answer.err) == (0, "")
+    assert 'add [domains."sub.example.com"]' in answer.out
+    assert "shop1@example.com" in answer.out
+    assert "shop2@example.com" not in answer.out
+    assert "1 more: --json has them all" in answer.out
+    assert answer.out.splitlines()[-1] == (
+        "5 records from 2026-11-23 to 2026-11-23: mail to 1 recipients signed, to 1 unsigned"
+    )
+
+
+def test_a_site_without_a_journal_is_told_what_to_do(batv: Command) -> None:
+    """No journal is no answer."""
+    answer = batv("report", "rollout")
+    assert (answer.status, answer.out) == (74, "")
+    assert "let mail pass the proxies first" in answer.err
