@@ -391,7 +391,7 @@ def _advice(source: Source) -> str:
         case Kind.ROUTE if source.submits:
             return "it sends through the outbound proxy too: let all its mail go that way"
         case Kind.ROUTE:
-            return "let it send through the outbound proxy, or with a reverse path of its own"
+            return "let it send through the outbound proxy, or exempt its senders"
         case Kind.UNKNOWN:
             return "if it is yours, let it send through the outbound proxy; a forwarder is no concern"
         case _:
