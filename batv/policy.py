@@ -61,7 +61,8 @@ class DomainPolicy:
 
     def __post_init__(self) -> None:
         """Work out what is asked for each bounce."""
-        object.__setattr__(self, "marks", any(self.disposition(each) is Disposition.MARK for each in FORGED))
+        found = {self.on_listed, *map(self.disposition, FORGED)}
+        object.__setattr__(self, "marks", Disposition.MARK in found)
         exempt = AddressIndex((each, str(each).removesuffix("@")) for each in self.exempt_recipients)
         object.__setattr__(self, "_exempt", exempt)
 

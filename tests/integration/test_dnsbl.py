@@ -15,8 +15,11 @@ from batv.net.dnsbl import Blocklists, query_name
 from batv.net.resolver import Resolver
 from batv.observe.event import Direction
 from tests.support.dns import dns_server, failing, misbehaving, silent
+from tests.support.next_hop import RecordingNextHop
 from tests.support.recorder import recorded
 from tests.support.relay import LOOPS, signed
+from tests.support.service import ServiceProcess
+from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -403,6 +406,53 @@ def test_the_service_drains_while_a_question_is_open(tmp_path: Path) -> None:
 
     with misbehaving(silent) as server:
         asyncio.run(test(server))
+
+
+def _disposition(service: ServiceProcess, address: str) -> str:
+    """Return what becomes of a bounce without a tag from a client with an address."""
+    with SmtpClient(service.inbound) as client:
+        assert client.say(b"XCLIENT ADDR=" + address.encode()).code == 220
+        assert client.say(b"EHLO mx.remote.example").code == 250
+        assert client.mail(b"", [b"joe@example.com"], b"Subject: failed\r\n\r\n").code == 250
+    return str(service.journal()[-1]["disposition"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lists_can_be_switched_on_and_off_while_the_service_runs(
+    workers: int, tmp_path: Path, server: DnsServer
+) -> None:
+    """As any setting, with SIGHUP, in every process; a reload that changes nothing keeps what was answered."""
+    believing = 'xclient_from = ["127.0.0.0/8"]\n'
+    common = f"[smtp]\nworkers = {workers}\n"
+    lists = f'{common}[dns]\nservers = ["{server.address}"]\n[dnsbl]\nzones = ["{_ZONE}"]\n'
+    folder = tmp_path / "service"
+    folder.mkdir()
+    with (
+        RecordingNextHop() as hop,
+        ServiceProcess(folder, hop.address, common, on_forged="mark", options=believing) as service,
+    ):
+
+        def reload(settings: str) -> None:
+            at = len(service.log)
+            service.configure(settings, on_forged="mark", options=believing)
+            service.reload()
+            for _ in range(workers):
+                at += service.wait_for_log(r"\breloaded\b.*$", after=at).end()
+
+        assert _disposition(service, _LISTED) == "mark"
+        reload(lists)
+        for _ in range(4 * workers):
+            assert _disposition(service, _LISTED) == "quarantine"
+        assert _disposition(service, _CLEAN) == "mark"
+        asked = server.questions(_LISTED_NAME)
+        assert 1 <= asked <= workers
+        reload(lists)
+        for _ in range(4 * workers):
+            assert _disposition(service, _LISTED) == "quarantine"
+        assert server.questions(_LISTED_NAME) <= workers
+        reload(common)
+        for _ in range(4 * workers):
+            assert _disposition(service, _LISTED) == "mark"
 
 
 def test_the_name_of_the_control_is_that_of_rfc_5782() -> None:

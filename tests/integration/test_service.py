@@ -524,7 +524,7 @@ def test_the_service_is_one_process_and_loads_only_what_it_needs(next_hop: Recor
     ours = {module for module in modules if module.startswith("batv.")}
     assert {module for module in ours if module.startswith("batv.cli.")} == {"batv.cli.serve"}
     assert not [module for module in ours if module.startswith(("batv.corpus", "batv.demo", "batv.web"))]
-    assert not modules & {"rich", "sqlite3", "jinja2", "starlette", "psycopg", "idna"}
+    assert not modules & {"rich", "sqlite3", "dns", "jinja2", "starlette", "psycopg", "idna"}
 
 
 def test_what_the_service_writes_is_for_its_user_only(service: ServiceProcess) -> None:

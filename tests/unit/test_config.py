@@ -10,6 +10,7 @@ import pytest
 
 from batv.config import ARRAYS, SECTIONS, Announce, Endpoint, NextHopTls, defaults, parse
 from batv.errors import ConfigError
+from batv.verdict import Disposition
 
 if TYPE_CHECKING:
     from batv.config import Settings
@@ -506,3 +507,42 @@ def test_a_domain_is_ours_or_relayed_not_both() -> None:
 def test_every_table_that_is_repeated_belongs_to_a_section() -> None:
     """`batv config show --defaults` lists its options there; those of a table that belongs to none at the end."""
     assert {name.partition(".")[0] for name in ARRAYS} <= set(SECTIONS) | {"exemptions"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        (("dns", "servers"), '["ns.example.com:53"]', "named by its IP address and port"),
+        (("dns", "servers"), '["127.0.0.1:0"]', "named by its IP address and port"),
+        (("dns", "servers"), '["unix:/run/dns"]', "named by its IP address and port"),
+        (("dns", "servers"), '["lmtp:127.0.0.1:53"]', "named by its IP address and port"),
+        (("dnsbl", "zones"), '["ips backscatterer org"]', "no domain name"),
+        (("dnsbl", "on_listed"), '"mark"', "not one of discard, reject, quarantine"),
+        (("dnsbl", "on_listed"), '"pass"', "not one of discard, reject, quarantine"),
+        (("dnsbl", "seconds"), "11", "at most 10"),
+        (('domains."example.com"', "on_listed"), '"pass"', "not one of discard, reject, quarantine"),
+    ],
+)
+def test_a_list_can_neither_be_asked_by_name_nor_let_anything_through(
+    option: tuple[str, str], value: str, said: str
+) -> None:
+    """A name would have to be asked for first; and what a list says only ever makes worse what a bounce gets."""
+    lines = errors_of(text_of((*option, value)))
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_lists_do_nothing_until_one_is_named_and_a_domain_may_differ() -> None:
+    """Off by default: whoever runs a list learns of everybody who sends bounces to the site."""
+    domain = ('domains."example.com"', "on_listed", '"discard"')
+    zones = ("dnsbl", "zones", '["ips.backscatterer.org"]')
+    for more, wanted in (
+        ((), None),
+        ((domain,), None),
+        ((zones,), Disposition.QUARANTINE),
+        ((zones, ("dnsbl", "on_listed", '"reject"')), Disposition.REJECT),
+        ((zones, domain), Disposition.DISCARD),
+    ):
+        policy = parsed(text_of(*more)).policy.for_domain(b"example.com")
+        assert policy is not None
+        assert policy.on_listed is wanted
