@@ -22,6 +22,8 @@ from batv.observe.event import clean
 from batv.proxy.service import link_of
 from batv.report import health
 from batv.report.health import Finding, Grade
+from batv.report.journal import JournalReader
+from batv.report.rollout import rollout_report
 from batv.store.clock import TrustStore
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ __all__ = ["doctor"]
 
 _NO: Final = 1
 _WILDCARD: Final = "*"
+_TOLD_DAYS: Final = 7
+"""Of the journal: what was wrong before may have been mended since."""
 
 
 class _Address(click.ParamType["IPv4Address | IPv6Address"]):
@@ -65,13 +69,13 @@ def doctor(  # noqa: PLR0913 -- one argument for each option
     no_dns: bool,
     as_json: bool,
 ) -> None:
-    """Look whether the site is wired as it must be: settings, keys, clock, room, next hops, MX records, lists.
+    """Look whether the site is wired as it must be: settings, keys, clock, room, journal, next hops, MX, lists.
 
     Nothing is changed, and no mail is sent. Exit status 1 if something is wrong.
     """
     site = ctx.ensure_object(Site)
     settings = site.settings()
-    findings = [*_settings(site, settings), *_keys(site, settings), _room(settings)]
+    findings = [*_settings(site, settings), *_keys(site, settings), _room(settings), *_tags(site, settings)]
 
     async def ask() -> None:
         findings.extend(await _next_hops(settings))
@@ -130,6 +134,20 @@ def _room(settings: Settings) -> Finding:
     wanted = [domain.on_forged.value for domain in settings.policy.domains.values()]
     kept = "quarantine" in wanted or bool(settings.dnsbl.zones)
     return health.room(Path(settings.state.directory), settings.state.quarantine_max_octets if kept else 0)
+
+
+def _tags(site: Site, settings: Settings) -> Iterator[Finding]:
+    # What it was rotated into is left to the report, which may take its time.
+    reader = JournalReader([Path(settings.state.directory) / "journal.jsonl"])
+    if not reader.paths[0].exists():
+        yield Finding("tags", Grade.LEFT_OUT, f"there is no {reader.paths[0]} yet")
+        return
+    try:
+        found = rollout_report(reader, settings.policy, (site.today() + -_TOLD_DAYS).iso())
+    except BatvError as error:
+        yield Finding("tags", Grade.WARNING, error.what, error.remedy)
+    else:
+        yield from health.tags(found, _TOLD_DAYS)
 
 
 async def _next_hops(settings: Settings) -> list[Finding]:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from batv.keyring import KeyRing, KeyRings
     from batv.net.destination import Link
     from batv.net.resolver import Resolver
+    from batv.report.rollout import RolloutReport
 
-__all__ = ["Finding", "Grade", "clock", "exchangers", "keys", "listings", "next_hops", "room"]
+__all__ = ["Finding", "Grade", "clock", "exchangers", "keys", "listings", "next_hops", "room", "tags"]
 
 _HOP_SECONDS: Final = 5.0
 _OLD_DAYS: Final = 365
@@ -46,6 +47,9 @@ _WRAP_DAYS: Final = 1000
 """After which the day in a tag comes round: an old tag of a key that still verifies is good again."""
 
 _SOON_DAYS: Final = 14
+_LEAKS: Final = 5
+"""Reasons that are told."""
+
 _LITTLE_OCTETS: Final = 1 << 30
 _NONE_OCTETS: Final = 16 << 20
 _FEW_FILES: Final = 1000
@@ -133,6 +137,28 @@ def _ring(ring: KeyRing, today: Day, *, signs: bool) -> Iterator[Finding]:
     if not found:
         number = f"key {signing.number} signs" if signing is not None else "it verifies"
         yield Finding("keys", Grade.OK, f"{ring.name}: {number}")
+
+
+def tags(report: RolloutReport, days: int) -> Iterator[Finding]:
+    """Yield what the journal tells of mail that leaves unsigned, and of bounces that are lost, or would be.
+
+    Args:
+        report: what the journal tells.
+        days: of how many days.
+    """
+    remedy = "see 'batv report rollout'"
+    leaks = sorted(
+        (leak for leak in report.leaks.values() if not leak.on_purpose), key=lambda leak: (-leak.messages, leak.reason)
+    )
+    for leak in leaks[:_LEAKS]:
+        said = f"mail to {leak.messages} recipients left unsigned in {days} days: {leak.reason}"
+        yield Finding("tags", Grade.WARNING, said, remedy)
+    for domain in report.domains.values():
+        if domain.genuine:
+            said = f"{domain.genuine} bounces to {domain.name} look genuine and had no good tag, in {days} days"
+            yield Finding("tags", Grade.WARNING, said, remedy)
+    if not leaks and not any(domain.genuine for domain in report.domains.values()):
+        yield Finding("tags", Grade.OK, f"mail to {report.signed} recipients was signed in {days} days")
 
 
 def room(folder: Path, quarantine_octets: int) -> Finding:

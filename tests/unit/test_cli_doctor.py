@@ -64,6 +64,7 @@ def test_a_site_that_is_right_hears_so(batv: Command) -> None:
         "keys": "ok",
         "clock": "ok",
         "room": "ok",
+        "tags": "left out",
         "next hop": "ok",
         "MX": "left out",
         "lists": "left out",
@@ -122,6 +123,33 @@ def test_a_state_folder_without_room_is_told(batv: Command, monkeypatch: pytest.
     monkeypatch.setattr(health, "_NONE_OCTETS", 0)
     monkeypatch.setattr(health, "_LITTLE_OCTETS", 1 << 62)
     assert findings(batv("doctor", "--no-dns", "--json"), "room")[0][0] == "warning"
+
+
+def test_mail_that_leaves_unsigned_is_told(batv: Command) -> None:
+    """A domain that nobody configured: its bounces are not let in, and nobody else looks."""
+    state = batv.folder / "var"
+    state.mkdir()
+
+    def record(**fields: str) -> str:
+        return json.dumps({"time": f"{TODAY.iso()}T12:00:00.000Z", "reply": "250 2.0.0 Ok"} | fields) + "\n"
+
+    signed = record(direction="outbound", verdict="signed", disposition="rewrite", reverse_path="<joe@example.com>")
+    (state / "journal.jsonl").write_text(signed)
+    assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [
+        ("ok", "mail to 1 recipients was signed in 7 days")
+    ]
+    reason = "unsigned: sub.example.com is not a domain of ours"
+    leak = record(direction="outbound", verdict="unsigned", disposition="pass", reason=reason)
+    late = record(direction="inbound", verdict="expired", forward_path="<joe@example.com>")
+    (state / "journal.jsonl").write_text(signed + leak + late)
+    answer = batv("doctor", "--no-dns", "--json")
+    assert (answer.status, findings(answer, "tags")) == (
+        0,
+        [
+            ("warning", "mail to 1 recipients left unsigned in 7 days: sub.example.com is not a domain of ours"),
+            ("warning", "1 bounces to example.com look genuine and had no good tag, in 7 days"),
+        ],
+    )
 
 
 def test_errors_of_the_settings_are_among_the_findings(batv: Command) -> None:
