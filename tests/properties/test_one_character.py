@@ -1,4 +1,7 @@
-"""Rule 5: one changed character in tag, local part or domain, case apart, is never valid but by a chance of 2^-24."""
+"""Rule 5: one changed character in tag, local part or domain, case apart, is never valid but by chance.
+
+The chance is 2^-24, and 2^-40 in the strong scheme.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from batv.errors import AddressError
 from batv.keyring import Key, KeyRing, Secret
 from batv.mac import Case
 from batv.signing import Style, sign, verify
-from batv.tag import Placement
+from batv.tag import Placement, Scheme
 from batv.verdict import Verdict
 from tests.properties.mailboxes import random_mailbox
 
@@ -34,12 +37,15 @@ OTHERS: Final = [bytes((octet,)) for octet in range(128)] + [
 ]
 PREFIX: Final = re.compile(rb'("?)prvs=([0-9])([0-9]{3})([0-9a-f]{6})=(.+)', re.IGNORECASE | re.DOTALL)
 SUBADDRESS: Final = re.compile(rb'(.*)\+prvs=([0-9])([0-9]{3})([0-9a-f]{6})("?)', re.IGNORECASE | re.DOTALL)
+STRONG_PREFIX: Final = re.compile(rb'("?)prvs2=([0-9])([0-9]{3})([0-9a-f]{10})=(.+)', re.IGNORECASE | re.DOTALL)
+STRONG_SUBADDRESS: Final = re.compile(rb'(.*)\+prvs2=([0-9])([0-9]{3})([0-9a-f]{10})("?)', re.IGNORECASE | re.DOTALL)
 
 
 def fits(octets: bytes) -> bool:
     """Whether the signature fits the address and the day is good, worked out without batv."""
     local, _, domain = octets.rpartition(b"@")
-    match = PREFIX.fullmatch(local) or SUBADDRESS.fullmatch(local)
+    match = PREFIX.fullmatch(local) or STRONG_PREFIX.fullmatch(local)
+    match = match or SUBADDRESS.fullmatch(local) or STRONG_SUBADDRESS.fullmatch(local)
     if match is None:
         return False
     number, stamp, signature, rest = match[2], match[3], match[4], match[1] + match[5]
@@ -47,10 +53,19 @@ def fits(octets: bytes) -> bool:
         return False
     bare = b"%b@%b" % (rest, domain)
     return any(
-        hmac.new(SECRETS[int(number)], number + stamp + source, hashlib.sha1).hexdigest()[:6].encode()  # noqa: TID251 -- the other side of the test
-        == signature.lower()
+        digits(int(number), number + stamp + source, len(signature)) == signature.lower()
         for source in (bare, bare.lower())
     )
+
+
+def digits(number: int, source: bytes, count: int) -> bytes:
+    """Return the signature of the draft's scheme, or of the strong one, by its number of digits."""
+    if count == 6:
+        return hmac.new(SECRETS[number], source, hashlib.sha1).hexdigest()[:6].encode()  # noqa: TID251 -- the other side of the test
+    # HKDF of RFC 5869 without a salt, for one block.
+    extracted = hmac.new(bytes(32), SECRETS[number], hashlib.sha256).digest()  # noqa: TID251 -- as above
+    derived = hmac.new(extracted, b"batv tags of the strong scheme\x01", hashlib.sha256).digest()  # noqa: TID251 -- as above
+    return hmac.new(derived, source, hashlib.sha256).hexdigest()[:10].encode()  # noqa: TID251 -- as above
 
 
 def changed(octets: bytes) -> Iterator[bytes]:
@@ -65,14 +80,14 @@ def changed(octets: bytes) -> Iterator[bytes]:
             yield before + after
 
 
-@pytest.mark.parametrize(("case", "placement"), list(product(Case, Placement)))
-def test_one_changed_character_is_refused(case: Case, placement: Placement) -> None:
+@pytest.mark.parametrize(("case", "placement", "scheme"), list(product(Case, Placement, Scheme)))
+def test_one_changed_character_is_refused(case: Case, placement: Placement, scheme: Scheme) -> None:
     """Every place of the address, every ASCII character; a hit by chance must be one for the formula too."""
     chance = random.Random(f"{case} {placement}")
     tried = accepted = 0
     boxes = [Mailbox.parse(b"Joe@Example.com")] + [random_mailbox(chance) for _ in range(80)]
     for mailbox in [box for box in boxes if len(box.octets) < 28][:12]:
-        signed = sign(mailbox, RING, TODAY, Style(case, placement))
+        signed = sign(mailbox, RING, TODAY, Style(case, placement, scheme))
         if not isinstance(signed, Mailbox):
             continue
         assert fits(signed.octets)
@@ -91,10 +106,10 @@ def test_one_changed_character_is_refused(case: Case, placement: Placement) -> N
     )
 
 
-@pytest.mark.parametrize("placement", Placement)
-def test_letters_in_the_other_case_are_the_same_address(placement: Placement) -> None:
+@pytest.mark.parametrize(("placement", "scheme"), list(product(Placement, Scheme)))
+def test_letters_in_the_other_case_are_the_same_address(placement: Placement, scheme: Scheme) -> None:
     """Peers fold addresses in transit; a tag that was signed folded stays good."""
-    signed = sign(Mailbox.parse(b"Joe.Doe@Example.com"), RING, TODAY, Style(Case.FOLD, placement))
+    signed = sign(Mailbox.parse(b"Joe.Doe@Example.com"), RING, TODAY, Style(Case.FOLD, placement, scheme))
     assert isinstance(signed, Mailbox)
     for place in range(len(signed.octets)):
         octets = signed.octets[:place] + signed.octets[place : place + 1].swapcase() + signed.octets[place + 1 :]
@@ -117,3 +132,17 @@ def test_a_guessed_signature_is_as_likely_as_24_bits_say() -> None:
         if verify(Mailbox(b"prvs=0787%b=Joe" % guess, b"Example.com"), RING, TODAY).verdict is Verdict.VALID
     }
     assert hits == right
+
+
+def test_a_key_of_one_scheme_says_nothing_of_the_other() -> None:
+    """The first digits of a strong signature, or those of the draft's made longer, fit in no scheme but their own."""
+    mailbox = Mailbox.parse(b"joe@example.com")
+    weak, strong = (sign(mailbox, RING, TODAY, Style(scheme=scheme)) for scheme in (Scheme.DRAFT, Scheme.STRONG))
+    assert isinstance(weak, Mailbox)
+    assert isinstance(strong, Mailbox)
+    cut = strong.local.replace(b"prvs2=", b"prvs=")[:15] + b"=joe"
+    assert verify(Mailbox(cut, b"example.com"), RING, TODAY).verdict is Verdict.BAD_SIGNATURE
+    grown = weak.local.replace(b"prvs=", b"prvs2=").replace(b"=joe", b"0000=joe")
+    assert verify(Mailbox(grown, b"example.com"), RING, TODAY).verdict is Verdict.BAD_SIGNATURE
+    for mixed in (strong.local.replace(b"prvs2=", b"prvs="), weak.local.replace(b"prvs=", b"prvs2=")):
+        assert verify(Mailbox(mixed, b"example.com"), RING, TODAY).verdict is Verdict.MALFORMED

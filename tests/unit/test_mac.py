@@ -12,6 +12,7 @@ from batv.address import Mailbox
 from batv.day import Day
 from batv.keyring import Key, Secret
 from batv.mac import Case
+from batv.tag import Scheme
 
 DAY = Day.from_iso("2026-11-23")
 USER = Mailbox.parse(b"user@example.com")
@@ -86,3 +87,37 @@ def test_signatures_of_one_key_never_depend_on_what_another_signed_before() -> N
         for each in keys:
             source = b"%d787user@example.com" % each.number
             assert mac.sign(each, b"787", USER, Case.FOLD) == formula(each.secret.octets, source)
+
+
+def expanded(secret: bytes, info: bytes, octets: int) -> bytes:
+    """Return HKDF with SHA-256 and no salt as RFC 5869 writes it, computed with the standard library."""
+    extracted = hmac.new(bytes(32), secret, hashlib.sha256).digest()  # noqa: TID251 -- the other side of the test
+    block, output = b"", b""
+    for number in range(1, octets // 32 + 2):
+        block = hmac.new(extracted, block + info + bytes((number,)), hashlib.sha256).digest()  # noqa: TID251 -- as above
+        output += block
+    return output[:octets]
+
+
+@pytest.mark.parametrize("secret", [b"x", b"secret", bytes(32), b"k" * 65])
+@pytest.mark.parametrize("octets", [16, 32, 100])
+def test_a_key_for_another_purpose_is_derived_as_the_rfc_says(secret: bytes, octets: int) -> None:
+    """Whatever is sealed or hashed with it must be found again by the next version."""
+    assert mac.derive(Secret(secret), b"some purpose", octets) == expanded(secret, b"batv some purpose", octets)
+
+
+def test_keys_of_different_purposes_have_nothing_in_common() -> None:
+    """Whoever learns one of them learns nothing of the others, nor of the secret."""
+    keys = [mac.derive(Secret(b"secret"), purpose, 32) for purpose in (b"one", b"two", b"one ")]
+    assert len(set(keys)) == 3
+    assert mac.derive(Secret(b"Secret"), b"one", 32) not in keys
+
+
+@pytest.mark.parametrize("secret", [b"secret", bytes(32)])
+def test_a_strong_signature_is_ten_digits_of_hmac_sha256_with_a_derived_key(secret: bytes) -> None:
+    """Every host of a site must come to the same octets."""
+    derived = expanded(secret, b"batv tags of the strong scheme", 32)
+    for mailbox in (USER, MIXED):
+        digits = hmac.new(derived, b"7042" + mailbox.octets, hashlib.sha256).hexdigest()[:10].encode()  # noqa: TID251 -- the other side of the test
+        assert mac.sign(key(secret, 7), b"042", mailbox, Case.EXACT, Scheme.STRONG) == digits
+        assert mac.verify(key(secret, 7), b"042", mailbox, digits) is not None

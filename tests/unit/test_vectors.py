@@ -15,7 +15,7 @@ from batv.day import Day
 from batv.keyring import Key, KeyRing, Secret
 from batv.mac import Case
 from batv.signing import Style
-from batv.tag import Placement
+from batv.tag import Placement, Scheme
 from batv.verdict import Verdict
 
 FOLDER: Final = Path(__file__).parents[1] / "vectors"
@@ -100,6 +100,37 @@ def test_a_tag_signed_near_the_wrap_is_good_on_its_days_of_the_whole_cycle(vecto
     signed_on = Day.from_iso(vector["signed_on"])
     key = Key(0, Secret(content["secret"].encode()), signed_on, vector["lifetime"], signed_on)
     keys = KeyRing(signed_on, (key,))
+    tagged = Mailbox.parse(vector["signed"].encode())
+    assert signing.sign(Mailbox.parse(content["address"].encode()), keys, signed_on) == tagged
+    first, last = Day.from_iso(vector["good_from"]), Day.from_iso(vector["good_until"])
+    good = [n for n in range(-500, 500) if signing.verify(tagged, keys, signed_on + n).verdict is Verdict.VALID]
+    assert good == list(range(first - signed_on, last - signed_on + 1))
+
+
+@pytest.mark.parametrize(("keys", "vector"), cases("strong.json"))
+def test_an_address_is_signed_strongly_as_the_formula_says(keys: KeyRing, vector: dict[str, str]) -> None:
+    """The scheme is our own: these answers are its definition."""
+    style = Style(Case(vector["case"]), Placement(vector["placement"]), Scheme.STRONG)
+    mailbox = Mailbox.parse(vector["address"].encode())
+    today = Day.from_iso(vector["day"])
+    signed = signing.sign(mailbox, keys, today, style)
+    assert isinstance(signed, Mailbox)
+    assert signed.octets.decode() == vector["signed"]
+    assert signing.strip(signed) == mailbox
+    assert signing.verify(signed, keys, today).verdict is Verdict.VALID
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [pytest.param(each, id=f"{each['signed_on']}-{each['step']}") for each in load("step.json")["vectors"]],
+)
+def test_a_tag_of_a_key_with_a_step_is_good_on_its_days_of_the_whole_cycle(vector: dict[str, Any]) -> None:
+    """Every verifier must know how far ahead a day of expiry may lie."""
+    content = load("step.json")
+    signed_on = Day.from_iso(vector["signed_on"])
+    begun = signed_on + -100
+    key = Key(0, Secret(content["secret"].encode()), begun, signs_from=begun, step=vector["step"])
+    keys = KeyRing(begun, (key,))
     tagged = Mailbox.parse(vector["signed"].encode())
     assert signing.sign(Mailbox.parse(content["address"].encode()), keys, signed_on) == tagged
     first, last = Day.from_iso(vector["good_from"]), Day.from_iso(vector["good_until"])

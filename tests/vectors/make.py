@@ -1,4 +1,6 @@
-"""Makes sign.json, verify.json, refuse.json and wrap.json. Nothing of batv is used: README says the formula.
+"""Makes sign.json, verify.json, refuse.json, wrap.json, strong.json and step.json.
+
+Nothing of batv is used: README says the formula.
 
 Usage: python tests/vectors/make.py, after which the difference is to be read line by line.
 """
@@ -423,6 +425,61 @@ def wrap_vectors() -> list[dict[str, Any]]:
     return vectors
 
 
+def strong_value(address: str, ddd: str, number: int = 0, *, exact: bool = False) -> str:
+    """Return KDDDSSSSSSSSSS of the strong scheme for an address without brackets."""
+    extracted = hmac.new(bytes(32), SECRETS[number].encode(), hashlib.sha256).digest()  # noqa: TID251 -- as above
+    derived = hmac.new(extracted, b"batv tags of the strong scheme\x01", hashlib.sha256).digest()  # noqa: TID251 -- as above
+    octets = address.encode()
+    source = f"{number}{ddd}".encode() + (octets if exact else octets.lower())
+    return f"{number}{ddd}{hmac.new(derived, source, hashlib.sha256).hexdigest()[:10]}"  # noqa: TID251 -- as above
+
+
+def strong_vectors() -> list[dict[str, Any]]:
+    """Return addresses with what signing in the strong scheme makes of them."""
+    addresses = {
+        "plain": ADDRESS,
+        "letters in both cases": "Joe.Doe@Example.COM",
+        "quoted with a space": '"a b"@example.com',
+        "starts with an equals sign": "=u@example.com",
+        "starts like a tag": "prvs2=u@example.com",
+        "beyond ASCII": "jörg@exämple.com",
+        "longest that has room": "u" * 43 + "@example.com",
+    }
+    return [
+        {
+            "name": f"{name}, {case}, {placement}",
+            "address": address,
+            "day": TODAY.isoformat(),
+            "case": case,
+            "placement": placement,
+            "signed": put(address, strong_value(address, "787", exact=case == "exact")).replace("prvs=0", "prvs2=0", 1),
+        }
+        for name, address in addresses.items()
+        for case in ("fold", "exact")
+        for placement, put in (("prefix", prefix), ("subaddress", subaddress))
+    ]
+
+
+def step_vectors() -> list[dict[str, Any]]:
+    """Return tags of keys with a step, each with its day of signing and its good days."""
+    vectors = []
+    for step in (2, 7, 30):
+        for number in range(20_985, 21_016):
+            lifetime = LIFETIMES[0]
+            last = -(-(number + lifetime) // step) * step
+            first = last - lifetime - step + 1
+            vectors.append(
+                {
+                    "signed_on": (EPOCH + timedelta(days=number)).isoformat(),
+                    "step": step,
+                    "signed": prefix(ADDRESS, value(ADDRESS, stamp(EPOCH + timedelta(days=last)))),
+                    "good_from": (EPOCH + timedelta(days=first - 1)).isoformat(),
+                    "good_until": (EPOCH + timedelta(days=last)).isoformat(),
+                }
+            )
+    return vectors
+
+
 def files() -> dict[str, str]:
     """Return the text of each file by its name."""
     contents: dict[str, Any] = {
@@ -430,6 +487,8 @@ def files() -> dict[str, str]:
         "verify.json": {"keys": RING, "vectors": verify_vectors()},
         "refuse.json": {"keys": RING, "vectors": refuse_vectors()},
         "wrap.json": {"secret": SECRETS[0], "address": ADDRESS, "vectors": wrap_vectors()},
+        "strong.json": {"keys": RING, "vectors": strong_vectors()},
+        "step.json": {"secret": SECRETS[0], "address": ADDRESS, "vectors": step_vectors()},
     }
     return {name: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for name, content in contents.items()}
 
