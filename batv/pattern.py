@@ -62,7 +62,8 @@ class Pattern:
         local, at, domain = octets.rpartition(b"@")
         below = domain.startswith(b"*.")
         name = domain[2:] if below else domain
-        good = _DOMAIN.fullmatch(name) if name or not local else True
+        # Without an at sign a name is a domain: one without a dot is a user whose at sign was forgotten.
+        good = (_DOMAIN.fullmatch(name) and (at or b"." in domain)) if name or not local else True
         if not good or (local and not _LOCAL.fullmatch(local)):
             raise ValueError(
                 f"'{text}' is no pattern: write it as user@example.com, user@, @example.com or *.example.com,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -16,8 +17,6 @@ from tests.support.port import free_port
 from tests.support.service import ServiceProcess, today
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.corpus.ground import Ground
 
 POLICIES: Final = ("discard", "reject", "quarantine", "mark", "pass")
@@ -42,6 +41,38 @@ def test_every_message_meets_what_is_expected(ground: Ground, on_forged: str) ->
     assert said.fields["genuine_lost"] == 0
     assert said.fields["ordinary_touched"] == 0
     assert (said.fields["forged_delivered"] == 0) == (on_forged != "pass")
+
+
+SCOPE = """
+[domains."*.example.edu"]
+on_untagged = "quarantine"
+on_expired = "mark"
+on_bad_signature = "reject"
+scheme = "strong"
+placement = "subaddress"
+exempt_recipients = ["*e"]
+
+[tags]
+scheme = "strong"
+on_too_long = "refuse"
+
+[[exemptions]]
+reason = "programs"
+senders = ["*n@", "victim@"]
+"""
+
+
+def test_what_is_expected_follows_exemptions_wildcards_schemes_and_refinements(ground: Ground) -> None:
+    """The manifest is made from the policy, not from its defaults."""
+    config = ground.configure("site.toml", more=SCOPE)
+    folder = corpus(ground, config, 400)
+    said = ground("run", folder, "--json", config=config)
+    assert said.status == 0, said.out
+    assert said.fields["mistakes"] == []
+    assert said.fields["genuine_lost"] == 0
+    manifest = (Path(folder) / "manifest.jsonl").read_text()
+    for word in ("@below.example.edu", "prvs2=", "+prvs2=", "exempt", "no mail came from it", "mark", "quarantine"):
+        assert word in manifest, word
 
 
 def test_refused_newlines_are_expected_where_the_site_refuses_them(ground: Ground) -> None:

@@ -61,9 +61,9 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def set_on_forged(folder: Path, word: str) -> None:
-    """Change what the domain of the folder wants for forged bounces."""
+    """Change what the domain of the folder wants for forged bounces, expired tags and all."""
     config = folder / "batv.toml"
-    config.write_text(re.sub(r'(?m)^on_forged = ".*"$', f'on_forged = "{word}"', config.read_text()))
+    config.write_text(re.sub(r'(?m)^on_(forged|expired) = ".*"$', rf'on_\1 = "{word}"', config.read_text()))
 
 
 def settings_of(folder: Path) -> Settings:
@@ -155,6 +155,18 @@ def test_the_table_fits_a_terminal_and_hides_tags(folder: Path) -> None:
     assert max(map(len, answer.stdout.splitlines())) <= 80
     assert "\x1b" not in answer.stdout
     assert answer.stderr == ""
+
+
+def test_the_tour_shows_what_a_late_bounce_gets(folder: Path) -> None:
+    """On a folder as it is begun: marked like every forged bounce, but kept in quarantine where its tag has expired."""
+    rows = rows_of(once(folder, "--json"))
+    assert [row for row in rows.values() if not row["ok"]] == []
+    assert {step: rows[step]["happened"] for step in _FORGED_STEPS} == {
+        "no tag": "marked",
+        "ann's tag": "marked",
+        "one digit": "marked",
+        "expired tag": "quarantined",
+    }
 
 
 def test_a_tour_that_finds_something_else_says_no(folder: Path) -> None:

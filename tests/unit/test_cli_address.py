@@ -189,3 +189,57 @@ def test_an_own_ring_and_the_default_ring_are_both_explained(batv: Command) -> N
     assert "in the default ring" in key
     batv.today = TODAY + 9
     assert batv("verify", signed, "--day", str(TODAY + 9)).out.split()[0] == "bad-signature"
+
+
+SCOPE = """
+[domains."*.example.com"]
+on_expired = "mark"
+scheme = "strong"
+accept_draft_until = 2026-11-24
+[[exemptions]]
+reason = "programs"
+senders = ["robot-*@"]
+[[exemptions]]
+reason = "lists"
+recipients = ["*.lists.example"]
+"""
+
+
+def test_explain_follows_exemptions_wildcards_and_schemes(batv: Command) -> None:
+    """It asks the same stages as mail does, and names the table that decides."""
+    batv.config.write_text(batv.config.read_text() + SCOPE)
+    below = batv("sign", "joe@a.example.com").out.strip()
+    assert below.startswith("prvs2=0787")
+    fields = batv("explain", below, "--json").fields
+    assert (fields["verdict"], fields["goes_on_to"]) == ("valid", "<joe@a.example.com>")
+    late = batv("explain", below, "--day", str(TODAY + 9), "--json").fields
+    assert (late["a_bounce_to_it"], late["rule"]) == ("mark", '[domains."*.example.com"] on_expired = "mark"')
+    draft = batv("sign", "joe@example.com").out.strip()
+    assert batv("verify", draft, "--day", str(TODAY + 3)).status == 0
+    robot = batv("explain", "robot-7@example.com", "--json").fields
+    assert (robot["verdict"], robot["a_bounce_to_it"], robot["rule"]) == ("not-judged", "pass", "exempt: programs")
+    assert robot["mail_from_it"] == "unsigned: exempt: programs"
+    answer = batv("sign", "robot-7@example.com")
+    assert answer.err == "batv: robot-7@example.com stays unsigned: exempt: programs\n"
+    postmaster = batv("explain", "postmaster@example.com", "--json").fields
+    assert postmaster["rule"] == '[domains."example.com"] exempt_recipients'
+    assert postmaster["mail_from_it"].endswith("; unsigned to recipients that are exempt")
+
+
+def test_verify_ends_the_tags_of_the_draft_on_their_day(batv: Command) -> None:
+    """As the inbound proxy does."""
+    text = batv.config.read_text()
+    batv.config.write_text(text + '[domains."a.example.com"]\n')
+    draft = batv("sign", "joe@a.example.com").out.strip()
+    batv.config.write_text(text + SCOPE)
+    assert batv("verify", draft, "--day", str(TODAY + 1)).status == 0
+    answer = batv("verify", draft, "--day", str(TODAY + 2))
+    assert answer.out.startswith("expired joe@a.example.com: tags of the draft's scheme are accepted until 2026-11-24")
+
+
+def test_explain_says_that_an_address_too_long_for_a_tag_is_refused(batv: Command) -> None:
+    """Where the site wants it; a bounce to it is forged then."""
+    batv.config.write_text(batv.config.read_text() + '[tags]\non_too_long = "refuse"\n')
+    fields = batv("explain", f"{LONG}@example.com", "--json").fields
+    assert fields["mail_from_it"] == "answered 550: local part too long for a tag"
+    assert (fields["verdict"], fields["a_bounce_to_it"]) == ("untagged", "discard")

@@ -415,3 +415,44 @@ def test_show_tells_defaults_from_what_was_set(batv: Command) -> None:
     assert not origins['on_forged = "reject"']
     assert not origins['next_hop = ["127.0.0.1:10026"]']
     assert origins["drain_seconds = 10"]
+
+
+def test_check_names_exemptions_that_have_ended(batv: Command) -> None:
+    """What has ended counts for nothing: somebody may miss it, or leave it there for ever."""
+    batv("key", "new")
+    _add(
+        '[[exemptions]]\nreason = "a fair"\nuntil = 2026-11-22\nsenders = ["fair@"]\n'
+        '[[exemptions]]\nreason = "a list"\nuntil = 2026-11-23\nsenders = ["list@"]\n'
+    )(batv)
+    assert batv("config", "check", "--json").fields["warnings"] == [
+        "exemptions.0 (a fair) has ended on 2026-11-22: renew it, or leave it out"
+    ]
+
+
+def test_check_says_when_a_step_does_not_count_yet(batv: Command) -> None:
+    """The key has the step, so that no two hosts differ about it: another one needs another key."""
+    batv("key", "new")
+    _add("[tags]\nstep = 7\n")(batv)
+    assert batv("config", "check", "--json").fields["warnings"] == [
+        "tags.step is 7, but key 0 of the default ring has 1, which counts: for another step, run batv key rotate"
+    ]
+    batv("key", "rotate", "--activate-in", "0")
+    assert batv("config", "check", "--json").fields["warnings"] == []
+    keys = batv("key", "list", "--json").fields["rings"][0]["keys"]
+    assert [each["step"] for each in keys] == [1, 7]
+    assert "a tag for 7 days" in batv("key", "list").out
+    signed = {batv("sign", "joe@example.com", "--day", str(TODAY + ahead)).out for ahead in range(7)}
+    assert len(signed) == 2
+
+
+def test_check_says_until_when_tags_of_the_draft_are_needed(batv: Command) -> None:
+    """For as long as they are accepted the strong scheme protects nobody."""
+    batv("key", "new", "--lifetime", "10")
+    _add('[domains."*.example.com"]\nscheme = "strong"\n')(batv)
+    (warning,) = batv("config", "check", "--json").fields["warnings"]
+    assert warning == (
+        "*.example.com has the strong scheme, but the draft's tags are accepted too, and can be guessed: set"
+        " accept_draft_until to 2026-12-04, when those under way have expired"
+    )
+    _add("accept_draft_until = 2026-12-04\n")(batv)
+    assert batv("config", "check", "--json").fields["warnings"] == []

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from batv.address import Mailbox
 from batv.config import ARRAYS, SECTIONS, Announce, Endpoint, NextHopTls, defaults, parse
 from batv.errors import ConfigError
+from batv.mac import Case
+from batv.signing import Style
+from batv.tag import Placement, Scheme
 from batv.verdict import Disposition
 
 if TYPE_CHECKING:
@@ -546,3 +550,106 @@ def test_lists_do_nothing_until_one_is_named_and_a_domain_may_differ() -> None:
         policy = parsed(text_of(*more)).policy.for_domain(b"example.com")
         assert policy is not None
         assert policy.on_listed is wanted
+
+
+def test_what_is_wrong_with_exemptions_and_scope_is_said_at_once_each_with_its_line() -> None:
+    """An exemption that does not count, or counts for too much, is found before mail shows it."""
+    text = """\
+
+[domains."*.example.com"]
+on_expired = "lose"
+exempt_recipients = ["postmaster", "a b", 7]
+scheme = "stronger"
+accept_draft_until = "soon"
+[tags]
+step = 91
+on_too_long = "cut"
+[[exemptions]]
+reason = ""
+[[exemptions]]
+reason = "a list"
+until = 2027-02-28T00:00:00
+senders = ["joe"]
+recipients = "*.lists.example"
+[[exemptions]]
+senders = ["joe@", "@", 5]
+owner = "two\\nlines"
+colour = "red"
+[[exemptions]]
+reason = "nobody"
+"""
+    wanted = [
+        (3, "domains.\"*.example.com\".on_expired: 'lose' is not one of"),
+        (4, "domains.\"*.example.com\".exempt_recipients.1: 'a b' is no pattern for the part before the @"),
+        (4, 'domains."*.example.com".exempt_recipients.2: write what stands before the @ in quotes'),
+        (5, "domains.\"*.example.com\".scheme: 'stronger' is not one of draft, strong"),
+        (6, 'domains."*.example.com".accept_draft_until: write a day as in 2027-03-31'),
+        (8, "tags.step: must be at most 90"),
+        (9, "tags.on_too_long: write one of these words, in quotes: leave, refuse"),
+        (11, "exemptions.0.reason: write a few words, on one line"),
+        (15, "exemptions.1.senders.0: 'joe' is no pattern"),
+        (16, "exemptions.1.recipients: write a list"),
+        (17, "exemptions.2.reason: is missing: set it"),
+        (18, "exemptions.2.senders.1: '@' is no pattern"),
+        (18, "exemptions.2.senders.2: write a pattern in quotes"),
+        (19, "exemptions.2.owner: write a few words, on one line"),
+        (20, "exemptions.2.colour: no such option"),
+        (21, "exemptions.3.senders: nobody is named: set senders, clients or recipients"),
+    ]
+    lines = errors_of(text)
+    for number, said in wanted:
+        assert any(line.startswith(f"batv.toml:{number}: {said}") for line in lines), (number, said, lines)
+    assert any(line.startswith("batv.toml:14: exemptions.1.until: write a day as in") for line in lines), lines
+    assert not any(JARGON.search(line) for line in lines), lines
+    assert "'*' is no domain name: write it as in example.com or *.example.com" in errors_of('[domains."*"]\n')[0]
+
+
+def test_a_single_exemption_is_asked_for_as_a_table_that_may_be_repeated() -> None:
+    """One pair of brackets is the usual slip."""
+    text = text_of(("exemptions", "reason", '"a list"'))
+    number = text.splitlines().index("[exemptions]") + 1
+    said = "write a line [[exemptions]] for each, and its options on the lines below"
+    assert errors_of(text) == [f"batv.toml:{number}: exemptions: {said}"]
+
+
+def test_the_day_of_an_exemption_is_written_with_quotes_or_without() -> None:
+    """TOML has days of its own."""
+    for day in ("2027-03-31", '"2027-03-31"'):
+        text = text_of() + f'[[exemptions]]\nreason = "a list"\nuntil = {day}\nsenders = ["joe@"]\n'
+        (exemption,) = parsed(text).policy.exemptions.every
+        assert str(exemption.until) == "2027-03-31"
+
+
+def test_postmaster_is_exempt_unless_said_otherwise() -> None:
+    """RFC 5321 section 4.5.1 wants every domain to take mail for postmaster."""
+    postmaster = Mailbox.parse(b"Postmaster@example.com")
+    usual = parsed(text_of()).policy.for_domain(b"example.com")
+    none = parsed(text_of(('domains."example.com"', "exempt_recipients", "[]"))).policy.for_domain(b"example.com")
+    assert usual is not None
+    assert none is not None
+    assert usual.exempt_recipient(postmaster) == "postmaster"
+    assert none.exempt_recipient(postmaster) is None
+
+
+def test_a_domain_may_write_tags_otherwise_than_the_rest() -> None:
+    """What it does not say is as below [tags]; the draft's tags end only where others are written."""
+    text = text_of(
+        ("tags", "placement", '"subaddress"'),
+        ("tags", "accept_draft_until", "2027-03-31"),
+        ('domains."example.com"', "scheme", '"strong"'),
+        ('domains."*.example.com"', "case", '"exact"'),
+    )
+    policy = parsed(text).policy
+    strong, exact = policy.for_domain(b"example.com"), policy.for_domain(b"x.example.com")
+    assert strong is not None
+    assert exact is not None
+    assert strong.style == Style(Case.FOLD, Placement.SUBADDRESS, Scheme.STRONG)
+    assert exact.style == Style(Case.EXACT, Placement.SUBADDRESS, Scheme.DRAFT)
+    assert (str(strong.draft_until), exact.draft_until) == ("2027-03-31", None)
+
+
+def test_an_internationalised_wildcard_stands_for_both_spellings() -> None:
+    """Mail names a domain in either."""
+    policy = parsed(text_of(('domains."*.exämple.com"', "on_forged", '"mark"'))).policy
+    for domain in ("a.exämple.com", "a.xn--exmple-cua.com"):
+        assert policy.for_domain(domain.encode()) is not None
