@@ -111,22 +111,17 @@ class Inquiry:
 
     Attributes:
         found: the zone that is known already to list it; empty if none is.
-        until: the event loop's time at which nobody waits any longer.
-        tasks: questions under way.
+        tasks: questions under way, each of which ends in time by itself.
     """
 
     found: str
-    until: float
     tasks: Sequence[asyncio.Task[str]] = field(default=())
 
     async def zone(self) -> str:
         """Return the first list that says that it has the client; empty if none says so in time."""
         pending = set() if self.found else set(self.tasks)
         while pending:
-            seconds = max(self.until - asyncio.get_running_loop().time(), 0)
-            done, pending = await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if not task.cancelled() and task.result():
                     return task.result()
@@ -138,8 +133,8 @@ class Blocklists:
 
     Args:
         zones: their names.
-        resolver: who answers; it must give up on a question by itself.
-        seconds: that a bounce waits at most.
+        resolver: who answers.
+        seconds: that a question may take, and so that a bounce waits at most: all lists are asked at once.
         failing: told of a list that is left alone for a while, and why.
         now: returns the time by which answers grow old; None for the event loop's.
     """
@@ -165,15 +160,14 @@ class Blocklists:
         client = asked_about(address)
         if client is None:
             return None
-        until = asyncio.get_running_loop().time() + self._seconds
         tasks = []
         for each in self._lists:
             known = self._known(each.zone, str(client))
             if known:
-                return Inquiry(each.zone, until)
+                return Inquiry(each.zone)
             if known is None and (task := self._asked(each, client)) is not None:
                 tasks.append(task)
-        return Inquiry("", until, tasks)
+        return Inquiry("", tasks)
 
     async def close(self) -> None:
         """Give up what is under way; whoever waits for it hears that nobody is listed."""

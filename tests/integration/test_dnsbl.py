@@ -16,8 +16,8 @@ from batv.net.resolver import Resolver
 from batv.observe.event import Direction
 from tests.support.dns import dns_server, failing, misbehaving, silent
 from tests.support.next_hop import RecordingNextHop
-from tests.support.recorder import recorded
-from tests.support.relay import LOOPS, signed
+from tests.support.recorder import Client, Recorder, recorded
+from tests.support.relay import LOOPS, running, signed
 from tests.support.service import ServiceProcess
 from tests.support.smtp_client import SmtpClient
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from batv.net.resolver import DnsFault
     from tests.support.dns import DnsServer
-    from tests.support.recorder import Client, Recorder
     from tests.support.relay import Relay
 
 pytestmark = pytest.mark.dns
@@ -272,6 +271,42 @@ def test_a_bounce_without_a_tag_is_kept_back_where_a_list_has_its_client(
     _on(loop, test())
 
 
+@pytest.mark.parametrize("believed", ["XFORWARD", "PROXY"])
+def test_the_client_that_counts_is_the_one_that_the_server_in_front_names(
+    believed: str, tmp_path: Path, server: DnsServer
+) -> None:
+    """A Postfix or a load balancer in front is the client of every connection; no list has it."""
+
+    async def test() -> None:
+        (tmp_path / "relay").mkdir()
+        networks = {"XFORWARD": "xforward_from", "PROXY": "proxy_protocol_from"}
+        changes = {
+            "inbound": {networks[believed]: ["127.0.0.0/8"]},
+            "domains": {"example.com": {"on_forged": "mark"}},
+            "dns": {"servers": [server.address]},
+            "dnsbl": {"zones": [_ZONE]},
+        }
+        recorder = Recorder()
+        async with (
+            await asyncio.start_server(recorder.serve, "127.0.0.1", 0) as hop,
+            running(tmp_path / "relay", Direction.INBOUND, hop.sockets[0].getsockname()[1], changes) as relay,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+            client = Client(reader, writer)
+            if believed == "PROXY":
+                writer.write(f"PROXY TCP4 {_LISTED} 127.0.0.1 40000 25\r\n".encode())
+            assert (await client.reply()).startswith(b"220")
+            assert (await client.say(b"EHLO front.example.com")).startswith(b"250")
+            if believed == "XFORWARD":
+                assert (await client.say(b"XFORWARD ADDR=" + _LISTED.encode())).startswith(b"250")
+            for line in (b"MAIL FROM:<>", b"RCPT TO:<joe@example.com>", b"DATA", b"Subject: failed\r\n\r\n."):
+                assert (await client.say(line))[:1] in b"23"
+            client.close()
+            assert _records(relay) == [(_LISTED, "quarantine", _NO_TAG_LISTED)]
+
+    asyncio.run(test())
+
+
 def test_a_domain_may_have_more_done_than_the_others(tmp_path: Path, server: DnsServer) -> None:
     """One customer wants nothing kept."""
 
@@ -403,6 +438,7 @@ def test_the_service_drains_while_a_question_is_open(tmp_path: Path) -> None:
             async with asyncio.timeout(2 + _SOON):
                 await relay.drain()
             assert relay.crashes == []
+            assert not [task for task in asyncio.all_tasks() if "Blocklists" in repr(task)]
 
     with misbehaving(silent) as server:
         asyncio.run(test(server))

@@ -16,7 +16,7 @@ from tests.support.dmarc import Sent, mailed, report_xml, zipped
 from tests.support.dns import dns_server, misbehaving, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 OURS = "11.0.0.1"
@@ -182,6 +182,17 @@ def test_a_broken_report_is_told_and_passed_over(batv: Command) -> None:
     assert answer.fields["reports"] == 1
     assert list(answer.fields["passed_over"]) == [str(batv.folder / "broken.xml")]
     assert "broken.xml is passed over: it is no XML" in answer.err
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zipped])
+def test_a_packed_report_that_is_damaged_is_told(packed: Callable[[bytes], bytes], batv: Command) -> None:
+    """Cut short or changed, it is none, though what is left of it might look like one."""
+    octets = packed(report_xml([Sent(f"11.0.1.{number}") for number in range(100)]))
+    (batv.folder / "short").write_bytes(octets[:-5])
+    (batv.folder / "changed").write_bytes(octets[:60] + bytes([octets[60] ^ 255]) + octets[61:])
+    answer = routes(batv, [Sent(FORGOTTEN)], str(batv.folder / "short"), str(batv.folder / "changed"), "--json")
+    assert sorted(answer.fields["passed_over"]) == [str(batv.folder / "changed"), str(batv.folder / "short")]
+    assert answer.fields["reports"] == 1
 
 
 def test_without_any_report_the_answer_is_an_error(batv: Command) -> None:
