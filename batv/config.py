@@ -91,6 +91,7 @@ _SAID: Final = {
 
 _DOMAIN_NAME = re.compile(DOMAIN)
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PLACE_PART: Final = re.compile(r'"[^"]*"|[^.]+')
 _MAX_PORT: Final = 65_535
 _LISTENER_PATHS: Final = ("tls_certificate", "tls_key", "tls_client_ca", "next_hop_tls_ca", "next_hop_credentials")
 _DOMAIN_TABLE: Final = '[domains."example.com"]'
@@ -135,17 +136,24 @@ class NextHopTls(Enum):
         return self in {NextHopTls.REQUIRED, NextHopTls.IMPLICIT}
 
 
+def _place(option: str) -> tuple[str, ...]:
+    return tuple(part.strip('"') for part in _PLACE_PART.findall(option))
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
-        """Yield each option that does not go with the others, its tables before it with dots, and what is wrong."""
+        """Yield each option that does not go with the others, and what is wrong.
+
+        Tables stand before it, with dots; names with dots in them stand in quotes.
+        """
         yield from ()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         found: list[InitErrorDetails] = [
-            {"type": "value_error", "loc": tuple(option.split(".")), "input": None, "ctx": {"error": ValueError(said)}}
+            {"type": "value_error", "loc": _place(option), "input": None, "ctx": {"error": ValueError(said)}}
             for option, said in self._contradictions()
         ]
         if found:
@@ -581,6 +589,11 @@ class DomainSettings(_Section):
     on_expired: RefinedField = Field(
         None, description="what a bounce gets whose tag has expired; not set: `on_forged`; for bounces that come late"
     )
+    rescue: bool = Field(
+        default=False,
+        description="let a bounce without a tag pass that answers a message which its recipient sent, as `[ledger]`"
+        " knows it: receipts, vacation notices, answers of calendars",
+    )
     exempt_recipients: LocalPatternsField = Field(
         ("postmaster",),
         description="users, with `*` for any part, to whom bounces without a tag are not judged; RFC 5321 section 4.5.1"
@@ -916,6 +929,9 @@ class Settings(_Section):
         if self.inbound is not None:
             for name in sorted(self.inbound.relay_domains & set(self.domains)):
                 yield "inbound.relay_domains", f"{name} stands under domains too: leave one out"
+        for name, domain in self.domains.items():
+            if domain.rescue and not self.ledger.enabled:
+                yield f'domains."{name}".rescue', "there is no ledger to look into: set ledger.enabled"
         if self.guessing.max_failures and not self.state.quarantine_max_mib:
             yield "guessing.max_failures", "the quarantine keeps nothing: give state.quarantine_max_mib some room"
         if self.outbound is not None:
@@ -963,6 +979,7 @@ class Settings(_Section):
             tuple(map(Pattern.parse_local, domain.exempt_recipients)),
             refuse_too_long=self.tags.on_too_long == "refuse",
             style=style,
+            rescue=domain.rescue,
             draft_until=(domain.accept_draft_until or self.tags.accept_draft_until) if strong else None,
         )
 

@@ -45,6 +45,7 @@ class DomainPolicy:
         refuse_too_long: whether mail from an address that is too long for a tag is refused, not left unsigned.
         style: how tags are written; None: as the stage has it.
         draft_until: last day on which tags of the draft's scheme are accepted; None: always.
+        rescue: whether a bounce without a tag passes that answers a message which its recipient sent.
         marks: whether bounces to this domain carry a status field.
     """
 
@@ -56,6 +57,7 @@ class DomainPolicy:
     refuse_too_long: bool = False
     style: Style | None = None
     draft_until: Day | None = None
+    rescue: bool = False
     marks: bool = field(init=False)
     _exempt: AddressIndex[str] = field(init=False, repr=False, compare=False)
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["FIRST_PART_OCTETS", "Claims", "Kind", "addresses_in", "claims_of", "message_ids_in"]
+__all__ = ["FIRST_PART_OCTETS", "NO_CLAIMS", "Claims", "Found", "Kind", "addresses_in", "claims_of", "message_ids_in"]
 
 FIRST_PART_OCTETS: Final = 262_144
 """So much of a message is looked at. What names the original stands before it, or is the head of it."""
@@ -108,6 +108,24 @@ class Claims:
     kind: Kind
     message_ids: tuple[bytes, ...] = ()
     parties: tuple[bytes, ...] = ()
+
+
+NO_CLAIMS: Final = Claims(Kind.OTHER)
+"""What a message claims that was not looked at."""
+
+
+class Found(Enum):
+    """What the sent ledger knows of what a message claims."""
+
+    KNOWN = "on the ledger"  # this recipient sent such a message to such a party
+    UNKNOWN = "answers nothing that this recipient has sent"
+    CLAIMS_NOTHING = "names no message that it answers"
+    TOO_MANY = "too many answers to this recipient today (max_rescues)"
+    UNREADABLE = "the ledger cannot be asked"
+
+    def __str__(self) -> str:
+        """Return a clause for the journal."""
+        return self.value
 
 
 class _Part(NamedTuple):

@@ -1,7 +1,8 @@
 """The waist: a path goes in, a Decision comes out.
 
-Proxies, and any other door to the same judgement, ask a Stage about each sender and each recipient. The outbound stage
-signs reverse paths, the inbound one verifies forward paths. A stage holds no state: keys and the day are arguments.
+Proxies, and any other door to the same judgement, ask a Stage about each sender and each recipient, and once more about
+a recipient that the content decides about. The outbound stage signs reverse paths, the inbound one verifies forward
+paths. A stage holds no state: keys and the day are arguments.
 
 Rules:
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.errors import NoSigningKeyError
+from batv.rescue import Found
 from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
 from batv.tag import tag_and_rest
 from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from batv.day import Day
     from batv.keyring import KeyRings
     from batv.policy import DomainPolicy, Policy
+    from batv.rescue import Claims
 
 __all__ = ["Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
 
@@ -70,6 +73,15 @@ class Stage(Protocol):
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
     ) -> Decision[ForwardPath]:
         """Return what becomes of a forward path; `reverse_path` is the one the client gave."""
+
+    def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
+        """Return what becomes of a recipient that was undecided.
+
+        Args:
+            decision: what was said of the recipient.
+            claims: what the message says that it answers.
+            found: what the sent ledger knows of that.
+        """
 
 
 _LEFT_UNSIGNED: Final = "unsigned: "
@@ -155,6 +167,11 @@ class SigningStage:
         del reverse_path, client, rings, day
         return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "outbound")
 
+    def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
+        """Return the decision: the outbound side looks into no message."""
+        del claims, found
+        return decision
+
     @staticmethod
     def _unsigned(path: ReversePath, why: str, *, exempt: bool = False) -> Decision[ReversePath]:
         return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why, exempt=exempt)
@@ -227,7 +244,19 @@ class VerifyingStage:
                     status=None,
                     exempt=True,
                 )
-        return decision if not client.listed else self._worsened(decision, domain, client.listed)
+        if client.listed:
+            decision = self._worsened(decision, domain, client.listed)
+        return replace(decision, undecided=True) if domain.rescue and _may_be_rescued(decision) else decision
+
+    def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
+        """Let through what answers a message that this very recipient sent to the party that it speaks of."""
+        if found is not Found.KNOWN:
+            return replace(decision, undecided=False, reason=f"{decision.reason}; {found}")
+        mailbox = decision.path.mailbox
+        domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
+        status = STATUS_BY_VERDICT[Verdict.RESCUED] if domain is not None and domain.marks else None
+        reason = f"no tag; {claims.kind}, answers a message on the ledger"
+        return Decision(Verdict.RESCUED, Disposition.PASS, decision.path, reason, status=status)
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
@@ -286,6 +315,10 @@ class VerifyingStage:
         return Decision(Verdict.FOREIGN, Disposition.REJECT, path, why)
 
 
+def _may_be_rescued(decision: Decision[ForwardPath]) -> bool:
+    return decision.verdict is Verdict.UNTAGGED and decision.disposition is not Disposition.PASS
+
+
 _NOT_TO_BE_TAKEN_BACK: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
 
 
@@ -325,6 +358,10 @@ class DeferringStage:
         if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
             return decision
         return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
+
+    def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
+        """Return what the other stage says."""
+        return self.stage.content(decision, claims, found)
 
     def _unsigned(self, path: ReversePath, decision: Decision[ReversePath]) -> Decision[ReversePath]:
         if decision.verdict is not Verdict.SIGNED:

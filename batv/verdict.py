@@ -23,6 +23,7 @@ class Verdict(Enum):
     EXPIRED = "expired"  # signature good, day past
     NOT_A_BOUNCE = "not-a-bounce"  # a reverse path that is not null: nothing to judge
     FOREIGN = "foreign"  # a domain we do not sign for
+    RESCUED = "rescued"  # no tag, but answers a message that this recipient sent
     NOT_JUDGED = "not-judged"  # ours, but left alone: another form of tag, too long to sign, exempt
     SIGNED = "signed"  # outbound: the reverse path carries a tag of ours now
     UNSIGNED = "unsigned"  # outbound: the reverse path went as it came
@@ -42,6 +43,7 @@ FORGED: Final = frozenset(
 
 STATUS_BY_VERDICT: Final = {
     Verdict.VALID: b"valid",
+    Verdict.RESCUED: b"rescued",
     Verdict.UNTAGGED: b"invalid, missing",
     Verdict.BAD_SIGNATURE: b"invalid, bad-signature",
     Verdict.EXPIRED: b"invalid, expired",
@@ -95,6 +97,7 @@ class Decision(Generic[PathT]):
         key_number: number of the key that the tag names, or that signed; None without a tag.
         status: value of the status field where the site asked for one, else None.
         exempt: whether an exemption of the site decided. What left unsigned for one has bounces that are genuine.
+        undecided: whether the content may change it: the disposition is what is done where that does not.
     """
 
     verdict: Verdict
@@ -104,3 +107,4 @@ class Decision(Generic[PathT]):
     key_number: int | None = None
     status: bytes | None = None
     exempt: bool = False
+    undecided: bool = False

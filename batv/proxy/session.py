@@ -16,7 +16,10 @@ Rules:
    XFORWARD for the record, the next hop and lists of senders of backscatter only: nobody is let in for it.
 7. Such lists are asked at MAIL, about bounces alone, and waited for at a RCPT only where the answer can change what
    becomes of the recipient.
-8. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
+8. Where the content decides about a recipient, the next hop is asked about that recipient as about any, and nobody else
+   has part in the message. We answer DATA ourselves, and look at the first part. Then either the next hop hears DATA,
+   and all of it, or RSET; what it says to DATA stands in the reply to the message.
+9. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
    client hears our 250 to MAIL then, and what the next hop says to it in the reply to RCPT.
 
 Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
@@ -40,7 +43,8 @@ from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
 from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
-from batv.rescue import addresses_in, message_ids_in
+from batv.rescue import FIRST_PART_OCTETS, NO_CLAIMS, Found, addresses_in, claims_of, message_ids_in
+from batv.smtp.data import Unstuffer
 from batv.smtp.extension import Capabilities, hidden_parameter
 from batv.smtp.header import PEEK_OCTETS, HeaderPeek, StatusField
 from batv.smtp.origin import (
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
     from batv.net.dnsbl import Inquiry
     from batv.net.next_hop import Route
     from batv.proxy.side import Side
+    from batv.rescue import Claims
     from batv.smtp.data import DataScanner
     from batv.smtp.path import RcptArgument
     from batv.store.ledger import Ledger
@@ -99,6 +104,9 @@ _FULL_NOTICE_SECONDS: Final = 60.0
 
 _TENANT_PEEK_OCTETS: Final = 262_144
 """Exchange Online puts its fields behind long ones of others."""
+
+_GATHERED_OCTETS: Final = 64 << 20
+"""Of all messages that are looked at; beyond that each is decided about by what has come of it."""
 
 _MAX_SENDERS: Final = 8
 """Addresses that replies to a message may go to, of which the ledger keeps note."""
@@ -361,12 +369,16 @@ class ProxySession:
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
         decision = self._guarded(await self._decided(transaction, rcpt.path))
+        if decision.undecided and self._side.ledger is None:
+            decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
+        alone = decision.undecided or transaction.looks
         marked = self._side.marks and transaction.given.null
         foreign = decision.verdict is Verdict.FOREIGN
         deferred = decision.disposition is Disposition.DEFER
-        if self._ahead and (foreign or deferred or recipient.held or lmtp or marked or not transaction.pipelines):
+        one_by_one = lmtp or marked or alone or not transaction.pipelines
+        if self._ahead and (foreign or deferred or recipient.held or one_by_one):
             # What becomes of this one depends on what became of those before it, or it stands behind them on record.
             await self._settle_all()
             if self._transaction is not transaction:
@@ -375,11 +387,12 @@ class ProxySession:
             recipient.reply = _NO_RELAY
         elif deferred:
             recipient.reply = _LATER
-        elif not recipient.held and (lmtp or decision.status != transaction.status) and transaction.forwarded:
+        elif _goes_alone(transaction, recipient):
             recipient.reply = _SEPARATELY
         elif recipient.held:
             await self._ask_apart(transaction, recipient)
         else:
+            transaction.looks = alone
             try:
                 transaction.say_rcpt(recipient)
             except NextHopFault as fault:
@@ -446,17 +459,19 @@ class ProxySession:
             return self._end(_LATER)
         if not forwarded and not held:
             return _SEQUENCE
+        if transaction.undecided is not None:
+            # Whether it goes on is decided when its first part is known: the next hop is asked for a 354 then.
+            transaction.gathered = bytearray()
+            transaction.receiving = True
+            return _GO_AHEAD
         wanted = {recipient.decision.disposition for recipient in held}
         if not forwarded and Disposition.REJECT in wanted and Disposition.QUARANTINE not in wanted:
             await transaction.reset()
             return await self._finish(transaction, _REJECTED)
-        if Disposition.QUARANTINE in wanted:
-            try:
-                transaction.begin_quarantine()
-            except QuarantineFullError as error:
-                self._discard_instead(transaction, error)
-            except BatvError as error:
-                return self._end(_LATER, str(error))
+        try:
+            self._begin_quarantine(transaction)
+        except BatvError as error:
+            return self._end(_LATER, str(error))
         reply = _GO_AHEAD
         if forwarded:
             try:
@@ -477,6 +492,10 @@ class ProxySession:
         if transaction is None:
             return
         transaction.octets = scanner.octets
+        if transaction.gathered is not None:
+            octets = await self._gather(transaction, transaction.gathered, octets, last=scanner.done)
+            if transaction.gathered is not None:
+                return
         settings = self._side.settings
         if (
             scanner.octets > settings.max_message_octets
@@ -497,12 +516,65 @@ class ProxySession:
         except NextHopFault as fault:
             transaction.fail(fault)
 
+    async def _gather(self, transaction: Transaction, gathered: bytearray, octets: bytes, *, last: bool) -> bytes:
+        """Gather the first part of a message; once it is decided what becomes of that, return it, to go there."""
+        gathered += octets
+        self._side.gathered_octets += len(octets)
+        if not last and len(gathered) < FIRST_PART_OCTETS and self._side.gathered_octets < _GATHERED_OCTETS:
+            return b""
+        first = bytes(gathered)
+        self._forget_gathered(transaction)
+        await self._decide(transaction, first)
+        return first
+
+    def _forget_gathered(self, transaction: Transaction) -> None:
+        if transaction.gathered is not None:
+            self._side.gathered_octets -= len(transaction.gathered)
+            transaction.gathered = None
+
+    async def _decide(self, transaction: Transaction, first: bytes) -> None:
+        """Decide about a recipient by the first part of the message, and begin what follows from that."""
+        recipient, ledger = transaction.undecided, self._side.ledger
+        if recipient is None:
+            return
+        claims, found = NO_CLAIMS, Found.UNREADABLE
+        mailbox = recipient.decision.path.mailbox
+        if ledger is not None and mailbox is not None:
+            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first)
+            if found is Found.KNOWN:
+                transaction.rescued = mailbox.octets
+        recipient.decide(transaction.stage.content(recipient.decision, claims, found))
+        transaction.status = recipient.decision.status
+        try:
+            if not recipient.held:
+                reply = await transaction.open_content()
+                if reply.code != START_CONTENT:
+                    transaction.refusal = reply
+                    await transaction.reset()
+                return
+            await transaction.reset()
+            if recipient.decision.disposition is Disposition.REJECT:
+                transaction.refusal = _REJECTED
+            self._begin_quarantine(transaction)
+        except BatvError as error:
+            transaction.fail(error)
+
+    def _begin_quarantine(self, transaction: Transaction) -> None:
+        """Begin a copy for the quarantine, if anybody's is wanted; raises BatvError where that fails."""
+        if any(recipient.decision.disposition is Disposition.QUARANTINE for recipient in transaction.held):
+            try:
+                transaction.begin_quarantine()
+            except QuarantineFullError as error:
+                self._discard_instead(transaction, error)
+
     async def end_of_content(self, scanner: DataScanner) -> Reply:
         """Answer the message."""
         transaction = self._transaction
         if transaction is None:
             return _LATER
         transaction.octets = scanner.octets
+        if transaction.refusal is not None:
+            return await self._finish(transaction, transaction.refusal)
         goes_on = bool(transaction.forwarded)
         if (goes_on or transaction.quarantined is not None) and scanner.octets > self._side.settings.max_message_octets:
             return await self._finish(transaction, _TOO_BIG)
@@ -646,6 +718,8 @@ class ProxySession:
             if reply.positive and transaction.held and not transaction.forwarded:
                 reply = _LATER
             event = transaction.ended(self._identifier, self._client, reply)
+        if reply.positive:
+            transaction.rescued = b""
         if reply.permanent or reply.transient:
             transaction.take_back()
         elif self._side.ledger is not None and self._side.direction is Direction.OUTBOUND:
@@ -664,6 +738,11 @@ class ProxySession:
 
     def _close(self, transaction: Transaction, event: TransactionEnded) -> None:
         self._transaction = None
+        self._forget_gathered(transaction)
+        if transaction.rescued and self._side.ledger is not None:
+            # In a thread, which nobody waits for: it is only a count.
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self._side.ledger.give_back_rescue, transaction.rescued)
         transaction.drop()
         if transaction.quarantined is not None:
             transaction.quarantined.abandon()
@@ -726,6 +805,28 @@ class ProxySession:
     def _notice(self, level: Level, what: str, error: Exception) -> None:
         fields = {"session": self._identifier, "relay": self._side.next_hop, "cause": error}
         self._side.observer(Notice(level, what, fields))
+
+
+def _goes_alone(transaction: Transaction, recipient: Recipient) -> bool:
+    """Return whether a recipient must have a transaction of its own, beside those that are in this one."""
+    decision, forwarded = recipient.decision, transaction.forwarded
+    if decision.undecided or transaction.undecided is not None:
+        return bool(forwarded or transaction.held)
+    return bool(forwarded) and not recipient.held and (transaction.route.lmtp or decision.status != transaction.status)
+
+
+def _looked_up(ledger: Ledger, recipient: bytes, first: bytes) -> tuple[Claims, Found]:
+    """Return what the first part of a message claims, and what the ledger knows of that. Blocks."""
+    unstuffer = Unstuffer()
+    claims = claims_of(unstuffer.feed(first) + unstuffer.finish())
+    if not claims.message_ids or not claims.parties:
+        return claims, Found.CLAIMS_NOTHING
+    try:
+        if not ledger.knows(claims.message_ids, recipient, claims.parties):
+            return claims, Found.UNKNOWN
+        return claims, Found.KNOWN if ledger.take_rescue(recipient) else Found.TOO_MANY
+    except BatvError:  # which the ledger itself tells of
+        return claims, Found.UNREADABLE
 
 
 def _note(ledger: Ledger, transaction: Transaction) -> None:

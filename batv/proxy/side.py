@@ -65,6 +65,7 @@ class Side:
         blocklists: asked about clients who bring bounces; None for no lists.
         guessing: counts failed tags; None for not.
         ledger: knows what was sent to whom; None for no ledger.
+        gathered_octets: octets of messages that are looked at before it is decided whether they go on.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
     """
 
@@ -87,4 +88,5 @@ class Side:
     blocklists: Blocklists | None = None
     guessing: Guessing | None = None
     ledger: Ledger | None = None
+    gathered_octets: int = 0
     says_full_from: float = 0.0

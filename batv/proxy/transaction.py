@@ -74,7 +74,14 @@ class Recipient:
     held: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = self.decision.disposition in _HELD and self.decision.verdict in _JUDGED
+        self.held = (
+            self.decision.disposition in _HELD and self.decision.verdict in _JUDGED and not self.decision.undecided
+        )
+
+    def decide(self, decision: Decision[ForwardPath]) -> None:
+        """Put another decision in the place of the one that was made before the content was known."""
+        self.decision = decision
+        self.__post_init__()
 
     @property
     def accepted(self) -> bool:
@@ -112,6 +119,10 @@ class Transaction:
         cause: what went wrong, for the log alone.
         failed: whether it can only end in 451.
         receiving: whether the client was told to send the message.
+        looks: whether a recipient was named about whom the content decides; that one has a message of its own.
+        gathered: the first part of the message, until it is decided about; None where there is nothing to decide.
+        refusal: the reply to the message, where that is settled before its end.
+        rescued: the address for which the message is counted as let through, until it is delivered.
         octets: octets of the message so far, as received.
         relay: the server that it goes on to, or the servers that it might go to.
         quarantined: the copy for the quarantine, or None.
@@ -139,6 +150,10 @@ class Transaction:
     cause: str = ""
     failed: bool = False
     receiving: bool = False
+    looks: bool = False
+    gathered: bytearray | None = None
+    refusal: Reply | None = None
+    rescued: bytes = b""
     octets: int = 0
     relay: str = ""
     quarantined: QuarantinedMessage | None = None
@@ -156,6 +171,13 @@ class Transaction:
     def forwarded(self) -> list[Recipient]:
         """The recipients whom the message is to reach."""
         return [recipient for recipient in self.recipients if recipient.accepted and not recipient.held]
+
+    @property
+    def undecided(self) -> Recipient | None:
+        """The recipient about whom the content decides, if there is one."""
+        if not self.looks:
+            return None
+        return next((each for each in self.recipients if each.accepted and each.decision.undecided), None)
 
     @property
     def held(self) -> list[Recipient]:

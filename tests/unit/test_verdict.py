@@ -16,6 +16,7 @@ def test_verdicts_are_written_as_the_interface_has_them() -> None:
         "expired",
         "not-a-bounce",
         "foreign",
+        "rescued",
         "not-judged",
         "signed",
         "unsigned",
@@ -35,9 +36,9 @@ def test_dispositions_are_written_as_the_interface_has_them() -> None:
     ]
 
 
-def test_a_status_is_said_for_valid_and_each_forged_verdict_and_no_other() -> None:
+def test_a_status_is_said_for_what_is_genuine_and_each_forged_verdict_and_no_other() -> None:
     """Filters behind us match these words; the first two spellings are batv-tools'."""
-    assert set(STATUS_BY_VERDICT) == FORGED | {Verdict.VALID}
+    assert set(STATUS_BY_VERDICT) == FORGED | {Verdict.VALID, Verdict.RESCUED}
     assert STATUS_BY_VERDICT[Verdict.VALID] == b"valid"
     assert STATUS_BY_VERDICT[Verdict.UNTAGGED] == b"invalid, missing"
     for verdict in FORGED - {Verdict.UNTAGGED}:
