@@ -209,6 +209,10 @@ class Postfix:
         """Return what the queue holds, as text for people."""
         return self._run("postqueue", "-c", self.etc, "-p").stdout.decode()
 
+    def flush(self) -> None:
+        """Try now whatever waits in the queue to be tried again."""
+        self._run("postqueue", "-c", self.etc, "-f")
+
     @staticmethod
     def _run(program: str, *arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(

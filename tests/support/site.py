@@ -65,9 +65,10 @@ class Proxies:
     Args:
         folder: where configuration, keys and state go.
         ports: where they listen and where the next hops are.
+        more: further settings, at the end.
     """
 
-    def __init__(self, folder: Path, ports: _Ports) -> None:
+    def __init__(self, folder: Path, ports: _Ports, more: str = "") -> None:
         self._folder: Final = folder
         self._ports: Final = ports
         self._config: Final = folder / "batv.toml"
@@ -94,7 +95,7 @@ on_forged = "discard"
 
 [state]
 directory = "var"
-"""
+{more}"""
         )
 
     def __enter__(self) -> Self:
@@ -181,26 +182,30 @@ class Site:
 
 
 @contextmanager
-def running_site(variant: str = "") -> Iterator[Site]:
+def running_site(variant: str = "", main: str = "", more: str = "") -> Iterator[Site]:
     """Start both hosts and the proxies, and stop them.
 
     Args:
         variant: name of a file of the recipe whose services stand in the place of those of its master.cf; or none.
+        main: a further line of main.cf of `example.com`.
+        more: further settings of the proxies.
     """
     ports = _Ports(*free_ports(7, _SITE_HOST))
     strict_port, lax_port = free_ports(2, _REMOTE_HOST)
     with ExitStack() as stack:
         folder = stack.enter_context(mta_folder())
-        home = stack.enter_context(_home(folder / "home", ports, strict_port, lax_port, variant))
+        home = stack.enter_context(_home(folder / "home", ports, (strict_port, lax_port), variant, main))
         remote = stack.enter_context(_remote(folder / "remote", ports, strict_port, lax_port))
-        proxies = stack.enter_context(Proxies(folder / "batv", ports))
+        proxies = stack.enter_context(Proxies(folder / "batv", ports, more))
         yield Site(home, remote, proxies, ports, lax_port)
 
 
-def _home(folder: Path, ports: _Ports, strict_port: int, lax_port: int, variant: str) -> Postfix:
+def _home(folder: Path, ports: _Ports, remote_ports: tuple[int, int], variant: str, main: str) -> Postfix:
     recipe = (_RECIPE / "main.cf").read_text().strip().replace("/etc/postfix", f"{folder}/etc")
-    strict = f"{{strict.example=smtp:[{_REMOTE_HOST}]:{strict_port}}}"
-    lax = f"{{lax.example=smtp:[{_REMOTE_HOST}]:{lax_port}}}"
+    strict, lax = (
+        f"{{{name}.example=smtp:[{_REMOTE_HOST}]:{port}}}"
+        for name, port in zip(("strict", "lax"), remote_ports, strict=True)
+    )
     services = ServiceTable.shipped()
     for name in filter(None, ("master.cf", variant)):
         services.put(ports.put_into((_RECIPE / name).read_text()))
@@ -215,6 +220,7 @@ def _home(folder: Path, ports: _Ports, strict_port: int, lax_port: int, variant:
             "virtual_mailbox_maps = inline:{ {joe@example.com=joe/}, {ann@example.com=ann/} }",
             f"transport_maps = inline:{{ {strict}, {lax} }}",
             f"{recipe}, inline:{{ {{forward@example.com=bob@lax.example}}, {{root@example.com=joe@example.com}} }}",
+            *filter(None, [main]),
         ],
         services,
         {"batv-strip": (_RECIPE / "batv-strip").read_text()},
