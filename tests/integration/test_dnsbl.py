@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,7 +15,7 @@ from batv.net import dnsbl
 from batv.net.dnsbl import Blocklists, query_name
 from batv.net.resolver import Resolver
 from batv.observe.event import Direction
-from tests.support.dns import dns_server, failing, misbehaving, silent
+from tests.support.dns import dns_server, failing, listing, misbehaving, silent
 from tests.support.next_hop import RecordingNextHop
 from tests.support.recorder import Client, Recorder, recorded
 from tests.support.relay import LOOPS, running, signed
@@ -179,6 +180,25 @@ def test_a_server_that_says_nothing_lists_nobody_within_the_limit() -> None:
         await lists.close()
 
     with misbehaving(silent) as server:
+        asyncio.run(test(server.address))
+
+
+def test_a_list_that_cannot_be_checked_takes_no_longer_than_one_question() -> None:
+    """Whether it has everybody is a second question, and the limit is for both."""
+
+    def late_yes(octets: bytes) -> bytes | None:
+        if b"\x011\x010\x010\x03127" in octets:
+            return None
+        Event().wait(1.8)
+        return listing(octets)
+
+    async def test(address: str) -> None:
+        lists = _Lists(address, seconds=4)
+        begun = asyncio.get_running_loop().time()
+        assert await lists.of(_LISTED) == ""
+        assert asyncio.get_running_loop().time() - begun < 4 + _SOON
+
+    with misbehaving(late_yes) as server:
         asyncio.run(test(server.address))
 
 

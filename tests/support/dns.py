@@ -16,6 +16,7 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
+import dns.rrset
 
 from tests.support.mta import free_ports
 from tests.support.waiting import until
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["DnsServer", "Misbehaving", "dns_server", "failing", "misbehaving", "silent"]
+__all__ = ["DnsServer", "Misbehaving", "dns_server", "failing", "listing", "misbehaving", "silent"]
 
 _HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 30
@@ -145,6 +146,13 @@ def failing(octets: bytes) -> bytes:
     """Answer SERVFAIL."""
     response = dns.message.make_response(dns.message.from_wire(octets))
     response.set_rcode(dns.rcode.SERVFAIL)
+    return response.to_wire()
+
+
+def listing(octets: bytes) -> bytes:
+    """Answer that whoever is asked about is listed."""
+    response = dns.message.make_response(dns.message.from_wire(octets))
+    response.answer.append(dns.rrset.from_text(response.question[0].name, 600, "IN", "A", "127.0.0.2"))
     return response.to_wire()
 
 
