@@ -168,6 +168,7 @@ def _rollout_as_json(result: RolloutReport, damaged: int) -> dict[str, object]:
         "domains": {
             domain.name: {
                 "valid": domain.valid,
+                "rescued": domain.rescued,
                 "genuine": domain.genuine,
                 "unknown": domain.unknown,
                 "forged": domain.forged,
@@ -208,9 +209,12 @@ def _print_rollout(result: RolloutReport, top: int) -> None:
         click.echo()
     if result.domains:
         print_table(
-            ("bounces of", "good tag", "look genuine", "unknown", "forged tag"),
+            ("bounces of", "good tag", "rescued", "look genuine", "unknown", "forged tag"),
             (
-                (clean(each.name), str(each.valid), str(each.genuine), str(each.unknown), str(each.forged))
+                (
+                    clean(each.name),
+                    *map(str, (each.valid, each.rescued, each.genuine, each.unknown, each.forged)),
+                )
                 for each in result.domains.values()
             ),
         )

@@ -71,6 +71,7 @@ class Domain:
     Attributes:
         name: the domain.
         valid: those with a good tag.
+        rescued: those without one that passed for what the sent ledger knows.
         genuine: those without one that mail of ours brought back, as far as can be seen.
         unknown: those without a tag of which nothing is known.
         forged: those with a tag that is none of ours.
@@ -78,6 +79,7 @@ class Domain:
 
     name: str
     valid: int = 0
+    rescued: int = 0
     genuine: int = 0
     unknown: int = 0
     forged: int = 0
@@ -189,18 +191,19 @@ def _bounce(
         return  # somebody else's, or one that comes again
     domain = report.domains.setdefault(name, Domain(name))
     verdict = record.get("verdict")
-    rescued = "rescued" in _text(record, "reason")
     if verdict == Verdict.VALID.value:
         domain.valid += 1
+    elif verdict == Verdict.RESCUED.value:
+        domain.rescued += 1
     elif verdict in _FORGED:
         domain.forged += 1
     elif verdict == Verdict.EXPIRED.value:
         domain.genuine += 1
         _seen(report, path, Guess.LATE, record)
     elif verdict == Verdict.UNTAGGED.value:
-        if rescued or path in unsigned:
+        if path in unsigned:
             domain.genuine += 1
-            _seen(report, path, Guess.UNSIGNED if path in unsigned else Guess.SIGNED, record)
+            _seen(report, path, Guess.UNSIGNED, record)
         else:
             domain.unknown += 1
             _seen(report, path, Guess.SIGNED if path in signed else Guess.NEVER_SEEN, record)

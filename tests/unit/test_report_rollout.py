@@ -102,6 +102,7 @@ def test_bounces_are_counted_by_class_and_domain(batv: Command) -> None:
         Writer(batv)
         .bounce("joe@example.com", Verdict.VALID, Disposition.REWRITE)
         .bounce("joe@example.com", Verdict.UNTAGGED)
+        .bounce("joe@example.com", Verdict.RESCUED, Disposition.PASS)
         .bounce("joe@example.com", Verdict.BAD_SIGNATURE)
         .bounce("joe@example.com", Verdict.UNKNOWN_KEY)
         .bounce("ann@lists.example", Verdict.EXPIRED)
@@ -110,8 +111,8 @@ def test_bounces_are_counted_by_class_and_domain(batv: Command) -> None:
     )
     answer = report(batv)
     assert answer.fields["domains"] == {
-        "example.com": {"valid": 1, "genuine": 0, "unknown": 1, "forged": 2},
-        "lists.example": {"valid": 0, "genuine": 1, "unknown": 0, "forged": 0},
+        "example.com": {"valid": 1, "rescued": 1, "genuine": 0, "unknown": 1, "forged": 2},
+        "lists.example": {"valid": 0, "rescued": 0, "genuine": 1, "unknown": 0, "forged": 0},
     }
     assert answer.status == 1
 

@@ -9,6 +9,7 @@ from batv.day import Day
 from batv.keyring import Key, KeyRing, KeyRings, Secret
 from batv.mac import Case
 from batv.policy import DomainPolicy, Policy
+from batv.rescue import NO_CLAIMS, Found
 from batv.signing import Style
 from batv.smtp.path import parse_mail, parse_rcpt
 from batv.stage import Client, SigningStage, Stage, VerifyingStage
@@ -376,3 +377,17 @@ def test_a_list_has_nothing_to_say_of_a_tag_nor_of_mail_with_a_sender() -> None:
     ):
         with_list = from_listed(path, Disposition.MARK, Disposition.DISCARD, reverse_path, day)
         assert with_list == from_listed(path, Disposition.MARK, None, reverse_path, day)
+
+
+def test_a_genuine_reply_is_rescued_whatever_a_list_says_of_its_client() -> None:
+    """The ledger knows what was sent; a list only what its owner got. What is not rescued gets the worse of both."""
+    policy = DomainPolicy(Disposition.MARK, on_listed=Disposition.DISCARD, rescue=True)
+    stage = VerifyingStage(Policy({b"local.example": policy}))
+    path = parse_rcpt(b"TO:<joe@local.example>").path
+    decision = stage.recipient(NULL_REVERSE_PATH, path, LISTED, RINGS, TODAY)
+    assert (decision.undecided, decision.disposition) == (True, Disposition.DISCARD)
+    rescued = stage.content(decision, NO_CLAIMS, Found.KNOWN)
+    assert (rescued.verdict, rescued.disposition) == (Verdict.RESCUED, Disposition.PASS)
+    lost = stage.content(decision, NO_CLAIMS, Found.UNKNOWN)
+    assert (lost.verdict, lost.disposition) == (Verdict.UNTAGGED, Disposition.DISCARD)
+    assert "bl.example lists the client" in lost.reason
