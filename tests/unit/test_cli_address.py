@@ -243,3 +243,17 @@ def test_explain_says_that_an_address_too_long_for_a_tag_is_refused(batv: Comman
     fields = batv("explain", f"{LONG}@example.com", "--json").fields
     assert fields["mail_from_it"] == "answered 550: local part too long for a tag"
     assert (fields["verdict"], fields["a_bounce_to_it"]) == ("untagged", "discard")
+
+
+def test_a_domain_below_a_wildcard_may_have_a_ring_of_its_own(batv: Command) -> None:
+    """Every command finds it, as the service does."""
+    batv.config.write_text(batv.config.read_text() + '[domains."*.example.com"]\n')
+    assert batv("key", "new", "--domain", "a.example.com").status == 0
+    assert batv("key", "new", "--domain", "elsewhere.example").status == 78
+    own = batv("sign", "joe@a.example.com").out.strip()
+    assert batv("verify", own).out.split()[0] == "valid"
+    assert "in the own ring" in batv("explain", own, "--json").fields["key"]
+    assert (
+        "in the own ring" not in batv("explain", batv("sign", "joe@b.example.com").out.strip(), "--json").fields["key"]
+    )
+    assert batv("config", "check", "--json").fields["warnings"] == []

@@ -197,7 +197,11 @@ def test_a_bounce_to_whoever_is_signed_for_some_is_judged(text: str) -> None:
 
 
 POSTMASTER: Final = Policy(
-    {b"example.com": DomainPolicy(exempt_recipients=(Pattern.parse_local("postmaster"), Pattern.parse_local("fax-*")))}
+    {
+        b"example.com": DomainPolicy(
+            exempt_recipients=tuple(map(Pattern.parse_local, ("postmaster", "fax-*", "*-printer")))
+        )
+    }
 )
 
 
@@ -219,6 +223,9 @@ def test_other_recipients_are_judged(text: str) -> None:
 def test_a_wrong_tag_is_judged_whosoever_it_is() -> None:
     """Nobody but a forger makes one."""
     assert judged("prvs=0787000000=postmaster@example.com", POSTMASTER).verdict is Verdict.BAD_SIGNATURE
+    assert judged("prvs=0787000000=a-printer@example.com", POSTMASTER).verdict is Verdict.BAD_SIGNATURE
+    assert judged("prvs=x=a-printer@example.com", POSTMASTER).verdict is Verdict.MALFORMED
+    assert judged("a-printer@example.com", POSTMASTER).verdict is Verdict.NOT_JUDGED
     assert judged(tagged("postmaster@example.com", day=TODAY + -20), POSTMASTER).verdict is Verdict.EXPIRED
     assert judged(tagged("postmaster@example.com"), POSTMASTER).verdict is Verdict.VALID
 
