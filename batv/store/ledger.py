@@ -17,7 +17,8 @@ Rules:
 
 1. Mail waits for nothing here. Entries are written some at a time by a thread; where they come faster than it writes,
    or cannot be written, they are dropped and counted.
-2. Several processes may write and read. What one has noted, the others find after a tenth of a second.
+2. Several processes may write and read. What one has noted, the others find after a tenth of a second, or after a
+   second where hundreds of messages come in each.
 3. A ledger that cannot be read is one that knows nothing: the caller is told, and does what it would do without one.
 4. What a process has noted and not written yet is lost with it. A power cut may take what the disk did not have.
 
@@ -69,6 +70,11 @@ _NAME = re.compile(r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite3(?:\.[0-9a-f]{1
 
 _GATHER_SECONDS: Final = 0.05
 """For how long entries are gathered before they are written: whoever answers at once is to find them."""
+
+_BUSY_SECONDS: Final = 0.5
+_BUSY_ROWS: Final = 100
+"""For how long, after a batch of at least so many rows: rows lie all over the file, and a page that several of them
+share is written once."""
 
 _AGAIN_SECONDS: Final = 1.0
 """After a failure, before it is tried again."""
@@ -330,10 +336,12 @@ class Ledger:
         connection: sqlite3.Connection | None = None
         open_day: Day | None = None
         rows_since = _SIZE_ROWS
+        written = 0
         while True:
             self._wake.wait()
-            self._closing.wait(_GATHER_SECONDS)
+            self._closing.wait(_GATHER_SECONDS if written < _BUSY_ROWS else _BUSY_SECONDS)
             self._wake.clear()
+            written = 0
             failed = False
             while not failed and (batch := self._batch()) is not None:
                 day, rows = batch
@@ -349,6 +357,7 @@ class Ledger:
                         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
                     connection.execute(_ADD, (str(rows),))
                     rows_since += len(rows)
+                    written += len(rows)
                 except (sqlite3.Error, OSError) as error:
                     if connection is not None:
                         with suppress(sqlite3.Error):

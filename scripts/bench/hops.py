@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import sys
 import time
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -221,6 +222,23 @@ def _outbound(folder: Path) -> Iterator[Hop]:
 
 
 @contextmanager
+def _outbound_ledger(folder: Path) -> Iterator[Hop]:
+    with _proxy(folder, "outbound", "signed", options="[ledger]\nenabled = true\n") as (port, pid, _, settle):
+
+        def noted() -> bool:
+            for path in (folder / "var/ledger").glob("*.sqlite3"):
+                with closing(sqlite3.connect(path)) as connection:
+                    return connection.execute("SELECT 1 FROM sent LIMIT 1").fetchone() is not None
+            return False
+
+        def look() -> None:
+            settle()
+            until(noted, "row in the ledger")
+
+        yield Hop("outbound-ledger", port, pid, settle=look)
+
+
+@contextmanager
 def _outbound_10000(folder: Path) -> Iterator[Hop]:
     domains = tuple(f"d{number:04}.example" for number in range(_MANY_DOMAINS))
     senders = [f"joe@{domain}" for domain in domains]
@@ -236,8 +254,13 @@ def _inbound(folder: Path) -> Iterator[Hop]:
 
 
 @contextmanager
-def _proxy(
-    folder: Path, side: str, verdict: str, domains: Sequence[str] = ("example.com",), rings: int = 1
+def _proxy(  # noqa: PLR0913, PLR0917 -- what hops differ in
+    folder: Path,
+    side: str,
+    verdict: str,
+    domains: Sequence[str] = ("example.com",),
+    rings: int = 1,
+    options: str = "",
 ) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
     """Run one of our proxies.
 
@@ -249,13 +272,14 @@ def _proxy(
         verdict: what the journal must say of each message.
         domains: those that are signed and judged.
         rings: how many key rings there are: the default one, and those of the first domains.
+        options: more tables of the settings.
     """
     with sink(folder) as end:
         port, unused = free_ports(2)
         ports = {"outbound": unused, "inbound": unused, side: port}
         tables = [f'[{name}]\nlisten = ["{HOST}:{ports[name]}"]\nnext_hop = "{HOST}:{end.port}"\n' for name in ports]
         tables += [f'[domains."{domain}"]\n' for domain in domains]
-        (folder / "batv.toml").write_text("".join(tables))
+        (folder / "batv.toml").write_text("".join(tables) + options)
         today = Day.at(time.time())
         default = _new_key(folder, None, today)
         for domain in domains[: rings - 1]:
@@ -296,9 +320,10 @@ HOPS: Final[dict[str, _Opener]] = {
     "exim": _exim,
     "inbound": _inbound,
     "outbound": _outbound,
+    "outbound-ledger": _outbound_ledger,
     "outbound-10000": _outbound_10000,
 }
 """What starts each hop in a folder, for as long as the context lasts, by its name."""
 
-OURS: Final = ("inbound", "outbound", "outbound-10000")
+OURS: Final = ("inbound", "outbound", "outbound-ledger", "outbound-10000")
 """The hops that are proxies of ours."""
