@@ -65,6 +65,8 @@ def readiness(site: Site, settings: Settings) -> Readiness:
         if side is not None:
             warnings.extend(_believing_all(name, side))
             errors.extend(_tls(side))
+    if settings.inbound is not None and settings.dnsbl.zones:
+        warnings.extend(_lists_for_nothing(settings.inbound))
     try:
         store = site.store(settings)
     except BatvError as error:
@@ -172,6 +174,15 @@ def _believing_all(name: str, side: OutboundSettings | InboundSettings) -> Itera
                 f"{name}.{option} has {' and '.join(everybody)} while {name} listens on {public[0]}: anybody can say"
                 " that he is a client of yours: name your own peers"
             )
+
+
+def _lists_for_nothing(inbound: InboundSettings) -> Iterator[str]:
+    believed = (*inbound.xclient_from, *inbound.xforward_from, *inbound.proxy_protocol_from)
+    if not believed and all(endpoint.local for endpoint in (*inbound.listen, *inbound.listen_tls)):
+        yield (
+            "dnsbl.zones names lists that are never asked: every client of inbound is this host itself: name the server"
+            " in front in inbound.xforward_from"
+        )
 
 
 def _tls(side: OutboundSettings | InboundSettings) -> Iterator[BatvError]:

@@ -456,3 +456,19 @@ def test_check_says_until_when_tags_of_the_draft_are_needed(batv: Command) -> No
     )
     _add("accept_draft_until = 2026-12-04\n")(batv)
     assert batv("config", "check", "--json").fields["warnings"] == []
+
+
+def test_check_warns_of_lists_that_are_never_asked(batv: Command) -> None:
+    """Behind a server on the same host that does not say who its clients are, all of them have a loopback address."""
+    text = batv.config.read_text()
+    lists = '\n[dnsbl]\nzones = ["ips.backscatterer.org"]\n'
+    batv.config.write_text(text + lists)
+    warnings = batv("config", "check", "--json").fields["warnings"]
+    assert any("dnsbl.zones names lists that are never asked" in each for each in warnings)
+    for told in (
+        ("[inbound]\n", '[inbound]\nxforward_from = ["127.0.0.1/32"]\n'),
+        ('listen = ["127.0.0.1:10027"]', 'listen = ["192.0.2.1:10027"]'),
+    ):
+        batv.config.write_text(text.replace(*told) + lists)
+        warnings = batv("config", "check", "--json").fields["warnings"]
+        assert not any("dnsbl" in each for each in warnings)
