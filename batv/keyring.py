@@ -122,7 +122,7 @@ class Key:
     signs_from: Day | None = None
     retired: Day | None = None
     revoked: Day | None = None
-    step: int = 1
+    step: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the values that no ring can be right with."""

@@ -192,7 +192,7 @@ async def running_proxy(settings: Settings, endpoint: Endpoint, sink: Sink) -> P
     Raises:
         UnavailableError: it takes no connection, or hands its mail to somebody else.
     """
-    domain = next(iter(settings.domains), "example.com")
+    domain = next(iter(settings.domains), "example.com").replace("*", "below", 1)
     path = f"<{UNKNOWN_USER}-probe@{domain}>"
     probe = Entry("", "", "", "127.0.0.1", "probe.example", "<>", "", (Recipient(path),), Ending.RSET)
     await replay(Corpus(Path(), About(None), (probe,)), endpoint, Speed(1), lambda _: None)

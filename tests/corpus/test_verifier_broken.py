@@ -93,6 +93,16 @@ class OtherStage:
         """As the product has it."""
         return VerifyingStage(self.policy).sender(path, client, rings, day)
 
+    def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
+        """As the product has it."""
+        return VerifyingStage(self.policy).wants_recipient(path, client, day)
+
+    def sender_for(
+        self, path: ReversePath, recipient: ForwardPath, client: Client, rings: KeyRings, day: Day
+    ) -> Decision[ReversePath]:
+        """As the product has it."""
+        return VerifyingStage(self.policy).sender_for(path, recipient, client, rings, day)
+
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
     ) -> Decision[ForwardPath]:
@@ -103,7 +113,7 @@ class OtherStage:
             return decision
         domain = self.policy.domains[mailbox.domain.lower()]
         verdict = self.verifier.verdict(mailbox, rings.rings_for(mailbox.domain, day), day)
-        disposition = Disposition.REWRITE if verdict is Verdict.VALID else domain.on_forged
+        disposition = Disposition.REWRITE if verdict is Verdict.VALID else domain.disposition(verdict)
         status = STATUS_BY_VERDICT[verdict] if domain.marks else None
         return replace(decision, verdict=verdict, disposition=disposition, status=status)
 
