@@ -557,6 +557,12 @@ class InboundSettings(_ListenerSettings):
     relay_domains: Annotated[frozenset[str], _list("hosted.example", _domain_name_set)] = Field(
         frozenset(), description="hosted domains whose mail passes unsigned and unjudged"
     )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=0,
+        description="connections at once from one address, in each worker; 0: as many as `max_connections`; against one"
+        " client that takes them all",
+    )
     exempt_clients: NetworksField = Field(
         (),
         description="networks whose forged bounces are not judged; for servers of your own that answer to senders"
@@ -779,11 +785,27 @@ class SmtpSettings(_Section):
         300,
         description="seconds a client may take for a command (RFC 5321 section 4.5.3.2.7); against idle connections",
     )
+    greeting_seconds: Seconds = Field(
+        60, description="seconds a client may take for its first command; against connections that say nothing"
+    )
     data_seconds: Seconds = Field(
         180, description="seconds between two pieces of a message (RFC 5321 section 4.5.3.2.5); against stalled senders"
     )
+    message_seconds: Seconds = Field(
+        3600,
+        description="seconds a whole message may take; then the client hears 421 4.4.2, and keeps it; against senders"
+        " of an octet now and then",
+    )
+    session_seconds: Seconds = Field(
+        86_400,
+        description="seconds a connection may last; then the client hears 421 4.4.2 once it has no transaction, or one"
+        " that has lasted `message_seconds` more; against connections without end",
+    )
     max_connections: int = Field(
-        2000, ge=1, description="connections at once on each listener, in each worker; against floods"
+        2000,
+        ge=1,
+        description="connections at once on each listener, in each worker; fewer where the system's limit on open files"
+        " allows no more; against floods",
     )
     max_connections_per_client: int = Field(
         0, ge=0, description="connections at once from one address; 0: as many as `max_connections`"

@@ -11,15 +11,33 @@ from typing import TYPE_CHECKING, Final
 from batv.errors import UnavailableError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from batv.config import Endpoint
 
-__all__ = ["BACKLOG", "cannot_listen", "open_to_group", "refuse_taken"]
+__all__ = ["ACCEPTED_AT_ONCE", "BACKLOG", "cannot_listen", "open_to_group", "refuse_taken", "set_bounds"]
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
 
+ACCEPTED_AT_ONCE: Final = 4
+"""Connections that are accepted before those accepted are looked at: each takes a file, and files may be few. asyncio
+calls this the backlog, and goes on trying so many times where there are none left."""
+
+_REPLY_OCTETS: Final = 65_536
+"""Of replies that a client has not read, in the kernel, which doubles it; without a limit it keeps megabytes."""
+
 _SOCKET_MODE: Final = 0o660
 """Whoever shares our group may connect to a Unix socket."""
+
+
+def set_bounds(server: asyncio.Server) -> None:
+    """Set what event loops cannot be told: how many connections may wait, and how many octets of replies."""
+    for each in server.sockets:
+        # What event loops hand out does not let either be set. Connections have the buffer from their listener.
+        with socket.socket(fileno=os.dup(each.fileno())) as listener:
+            listener.listen(BACKLOG)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _REPLY_OCTETS)
 
 
 def refuse_taken(endpoint: Endpoint) -> None:

@@ -81,6 +81,7 @@ _GROUPING_SECONDS: Final = 1.0
 """For how long a reply waits for others to go out with it."""
 
 _REPLY_GROUP_OCTETS: Final = 16_384
+_CROWDED_NOTICE_SECONDS: Final = 60.0
 _CLOSING_SECONDS: Final = 5.0
 """Seconds for which a last reply may take to be sent, before the connection is cut."""
 
@@ -171,6 +172,8 @@ class Door:
     Attributes:
         tls: returns what STARTTLS and TLS from the first octet are done with; None if they are not.
         proxy_protocol_from: peers that say with a PROXY header who the client is.
+        max_connections_per_client: connections at once from one address; 0 for no limit but those of the settings.
+        crowded: returns whether the process has as many connections as it can serve.
     """
 
     def __init__(
@@ -186,11 +189,14 @@ class Door:
         self.converse = converse
         self.tls: ssl.SSLContext | None = None
         self.proxy_protocol_from: Sequence[IPv4Network | IPv6Network] = ()
+        self.max_connections_per_client = 0
+        self.crowded: Callable[[], bool] = bool
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.outbox = Outbox()
         self._by_client: Counter[str] = Counter()
         self._empty = asyncio.Event()
+        self._says_crowded_from = 0.0
 
     def connection(self, *, encrypted: bool = False) -> ClientConnection:
         """Return a protocol object for a connection that is about to be made; with TLS from the first octet or not."""
@@ -202,13 +208,17 @@ class Door:
         self._empty.clear()
         if self.draining:
             return _SHUTTING_DOWN
-        return _CROWDED if len(self.connections) > self.settings.max_connections else None
+        if len(self.connections) > self.settings.max_connections or self.crowded():
+            return self._turned_away("connections", len(self.connections))
+        return None
 
     def count(self, address: str) -> Reply | None:
         """Count a client's connection; return the reply with which it is sent away if it has too many."""
         self._by_client[address] += 1
-        limit = self.settings.max_connections_per_client
-        return _CROWDED if limit and self._by_client[address] > limit else None
+        limits = [each for each in (self.settings.max_connections_per_client, self.max_connections_per_client) if each]
+        if limits and self._by_client[address] > min(limits):
+            return self._turned_away("client", address)
+        return None
 
     def leave(self, connection: ClientConnection, counted: str | None) -> None:
         """Count a connection no more, nor its client if that was counted."""
@@ -219,6 +229,14 @@ class Door:
                 del self._by_client[counted]
         if not self.connections:
             self._empty.set()
+
+    def _turned_away(self, field: str, value: object) -> Reply:
+        """Say in the log why clients are sent away, but not for each one of a flood."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._says_crowded_from:
+            self._says_crowded_from = now + _CROWDED_NOTICE_SECONDS
+            self.observer(Notice(Level.WARNING, "too many connections", {field: value}))
+        return _CROWDED
 
     async def emptied(self) -> None:
         """Return once no connection is left."""
@@ -297,6 +315,8 @@ class ClientConnection(SMTP):
         self._idle_commands = 0
         self._conversation: Conversation | None = None
         self._reading_command = False
+        self._heard = False
+        self._began = loop.time()
         self._lost = False
 
     # What the event loop calls.
@@ -553,12 +573,20 @@ class ClientConnection(SMTP):
                     return
             if self._asked and self._door.draining:
                 await self._settle(conversation)
+            if self._overdue(conversation):
+                self._say(_TIMEOUT)
+                return
             if self._idle_commands >= self._door.settings.max_idle_commands:
                 self._say(_IDLING)
                 return
             if self._door.draining and not conversation.in_transaction:
                 self._say(_SHUTTING_DOWN)
                 return
+
+    def _overdue(self, conversation: Conversation) -> bool:
+        settings = self._door.settings
+        over = self.loop.time() - self._began - settings.session_seconds
+        return over > 0 and (not conversation.in_transaction or over > settings.message_seconds)
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
         """Return the reply to a command, or None if it has none of its own, or not yet."""
@@ -650,6 +678,7 @@ class ClientConnection(SMTP):
                     self._pending, self._at = b"", 0
                 if waited:
                     self._deadline.lift()
+                self._heard = True
                 if too_long or len(line) > limit:
                     return b"\0"  # no command: whatever it was, it is answered as a syntax error
                 return line
@@ -665,7 +694,9 @@ class ClientConnection(SMTP):
                 await self._reader_catches_up(self._held_up)
             if not waited:
                 # One limit for the whole line, so that an octet now and then does not prolong it.
-                self._deadline.set(self._door.settings.command_seconds)
+                settings = self._door.settings
+                seconds = settings.command_seconds
+                self._deadline.set(seconds if self._heard else min(seconds, settings.greeting_seconds))
                 waited = True
             coming = self._inflow.coming()
             if coming is not None:
@@ -801,8 +832,13 @@ class ClientConnection(SMTP):
         scanner = DataScanner()
         failed = False
         settings = self._door.settings
+        until = self.loop.time() + settings.message_seconds
         while not scanner.done:
-            self._deadline.set(settings.data_seconds)
+            left = until - self.loop.time()
+            if left <= 0:
+                self._send_away(_TIMEOUT)
+                raise ConnectionResetError("the message took too long")
+            self._deadline.set(min(settings.data_seconds, left))
             octets = await self._inflow.read(_CHUNK_OCTETS)
             self._deadline.lift()
             if not octets or scanner.octets > 2 * settings.max_message_octets:

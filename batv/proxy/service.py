@@ -13,8 +13,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import errno
+import resource
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,12 +27,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.access import Access, Holder, within
 from batv.clock import ClockJudge, Reading, newest_day
-from batv.config import Endpoint, NextHopTls, OutboundSettings
+from batv.config import Endpoint, InboundSettings, NextHopTls, OutboundSettings
 from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
 from batv.guessing import Guessing
 from batv.net.destination import Link
-from batv.net.listening import BACKLOG, cannot_listen, open_to_group, refuse_taken
+from batv.net.listening import ACCEPTED_AT_ONCE, cannot_listen, open_to_group, refuse_taken, set_bounds
 from batv.net.next_hop import NextHop
 from batv.net.server import Door
 from batv.net.tls import client_context, server_context
@@ -47,9 +50,9 @@ from batv.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from batv.config import InboundSettings, Settings
+    from batv.config import Settings
     from batv.keyring import KeyRings
     from batv.net.dnsbl import Blocklists
     from batv.observe.event import Event, Observer
@@ -74,6 +77,11 @@ _WATCH_SECONDS: Final = 2.0
 
 _LEDGER_SECONDS: Final = 60.0
 """Between two times that the log says what is not in the ledger."""
+
+_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_OUT_OF_FILES_SECONDS: Final = 60.0
+_OTHER_FILES: Final = 32
+"""Listeners, journal, quarantine, what the event loop needs, and connections that are being sent away."""
 
 _CREDENTIALS_OCTETS: Final = 4096
 _NOT_ALLOWED: Final = Reply.of(554, "5.7.1 Access denied")
@@ -183,6 +191,8 @@ class Service:
             self._proxy(direction, _ends(self._listener_settings(self._settings, direction)))
             for direction in directions
         ]
+        self._most_connections = _most_connections()
+        self._says_out_of_files_from = 0.0
         self._stopping = asyncio.Event()
         self._hangup = asyncio.Event()
         self._refused_fingerprint: Hashable = None
@@ -222,6 +232,7 @@ class Service:
     async def run(self) -> None:
         """Serve until `stop` is called, then drain."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._fault_in_loop)
         watch = [loop.create_task(self._watch_rings()), loop.create_task(self._watch_hangup())]
         watch.append(loop.create_task(self._watch_rollout()))
         watch.append(loop.create_task(self._watch_ledger()))
@@ -341,8 +352,13 @@ class Service:
             hostname, settings.smtp, self._observer, lambda address, origin: self._converse(proxy, address, origin)
         )
         door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
+        door.max_connections_per_client = _most_of_a_client(listener)
+        door.crowded = self._crowded
         proxy = _Proxy(direction, side, door)
         return proxy
+
+    def _crowded(self) -> bool:
+        return sum(len(proxy.door.connections) for proxy in self._proxies) > self._most_connections
 
     def _converse(self, proxy: _Proxy, address: str, origin: Origin) -> ProxySession | Reply:
         side = proxy.side
@@ -366,6 +382,7 @@ class Service:
         side.hostname = door.hostname = settings.smtp.hostname or socket.gethostname()
         side.settings = door.settings = settings.smtp
         door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
+        door.max_connections_per_client = _most_of_a_client(listener)
         side.stage = self._stages(settings, proxy.direction)
         side.marks = proxy.direction is Direction.INBOUND and self._policy(settings).marks
         side.access = ends.access
@@ -398,7 +415,9 @@ class Service:
     async def _server(self, proxy: _Proxy, place: _Place) -> asyncio.Server:
         endpoint, tls = place
         shared = self._shared.take(proxy.direction, endpoint, tls=tls) if self._shared is not None else None
-        return await _server(partial(proxy.door.connection, encrypted=tls), endpoint, shared)
+        server = await _server(partial(proxy.door.connection, encrypted=tls), endpoint, shared)
+        set_bounds(server)
+        return server
 
     def _tell_where(self, proxy: _Proxy, place: _Place, server: asyncio.Server) -> None:
         for bound in _bound(place.endpoint, server):
@@ -637,12 +656,35 @@ class Service:
             self._judge.trust(trust, now if given_now and trust is not None else None)
         return fingerprint
 
+    def _fault_in_loop(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+        """Say in a line what the event loop would say in a traceback, which could show values."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+            # It takes no connections for a second then, and finds the same again for as long as a flood lasts.
+            if loop.time() >= self._says_out_of_files_from:
+                self._says_out_of_files_from = loop.time() + _OUT_OF_FILES_SECONDS
+                self._notice(Level.WARNING, "too many connections", cause=error.strerror)
+            return
+        self._notice(
+            Level.ERROR, "error in the event loop", error=type(error).__name__, cause=context.get("message", "?")
+        )
+
     def _fault(self, what: str, error: Exception) -> None:
         # Its text is left out: it could hold a secret.
         self._notice(Level.ERROR, what, error=type(error).__name__)
 
     def _notice(self, level: Level, what: str, **fields: object) -> None:
         self._observer(Notice(level, what, fields))
+
+
+def _most_of_a_client(listener: OutboundSettings | InboundSettings) -> int:
+    return listener.max_connections_per_client if isinstance(listener, InboundSettings) else 0
+
+
+def _most_connections() -> int:
+    """Return how many clients the process can serve with the files that it may open: a client needs two."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)
 
 
 def _guessing(settings: Settings) -> Guessing | None:
@@ -703,15 +745,15 @@ async def _server(
     loop = asyncio.get_running_loop()
     try:
         if isinstance(shared, socket.socket):
-            return await loop.create_server(connection, sock=shared, backlog=BACKLOG)
+            return await loop.create_server(connection, sock=shared, backlog=ACCEPTED_AT_ONCE)
         if endpoint.path:
             refuse_taken(endpoint)
-            server = await loop.create_unix_server(connection, endpoint.path, backlog=BACKLOG)
+            server = await loop.create_unix_server(connection, endpoint.path, backlog=ACCEPTED_AT_ONCE)
             open_to_group(endpoint)
             return server
         where = shared or endpoint
         return await loop.create_server(
-            connection, where.host, where.port, backlog=BACKLOG, reuse_port=shared is not None
+            connection, where.host, where.port, backlog=ACCEPTED_AT_ONCE, reuse_port=shared is not None
         )
     except (OSError, UnicodeError) as error:  # the latter for what no host can be called
         raise cannot_listen(endpoint, error) from error

@@ -77,7 +77,7 @@ def _notices(relay: Relay) -> list[Notice]:
 def test_an_attack_from_the_network_of_a_big_provider_hits_the_attack_alone(
     on_forged: str, loop: str, tmp_path: Path
 ) -> None:
-    """What he hits is kept for an administrator; his neighbours' bounces to others pass, and others' to the same user."""
+    """What he hits is kept for an administrator; his neighbours' bounces to others pass, and others' to that user."""
 
     async def test() -> None:
         changes = _changes(domains={"example.com": {"on_forged": on_forged}})
