@@ -23,11 +23,11 @@ from tests.support.service import ServiceProcess
 from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from batv.net.resolver import DnsFault
-    from tests.support.dns import DnsServer
+    from tests.support.dns import DnsServer, Misbehaving
     from tests.support.relay import Relay
 
 pytestmark = pytest.mark.dns
@@ -203,10 +203,12 @@ def test_a_list_that_cannot_be_checked_takes_no_longer_than_one_question() -> No
 
 
 @pytest.mark.parametrize("behaviour", [silent, failing])
-def test_a_list_that_fails_again_and_again_is_left_alone_for_a_while(behaviour: Any) -> None:  # noqa: ANN401 -- two kinds of function
+def test_a_list_that_fails_again_and_again_is_left_alone_for_a_while(
+    behaviour: Callable[[bytes], bytes | None],
+) -> None:
     """Else every bounce from a new server would wait for as long as the list is down."""
 
-    async def test(misbehaviour: Any) -> None:  # noqa: ANN401 -- the server
+    async def test(misbehaviour: Misbehaving) -> None:
         lists = _Lists(misbehaviour.address, seconds=0.2)
         for number in range(3):
             assert await lists.of(f"11.0.0.{number}") == ""
@@ -431,10 +433,53 @@ def test_a_list_that_does_not_answer_delays_a_bounce_no_longer_than_the_settings
         asyncio.run(test(server.address))
 
 
+async def _greeted(relay: Relay) -> Client:
+    client = Client(*await asyncio.open_connection("127.0.0.1", relay.port))
+    assert (await client.reply()).startswith(b"220")
+    return client
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_many_sessions_at_once_ask_once_and_hear_the_same(loop: str, tmp_path: Path, server: DnsServer) -> None:
+    """A server that sends backscatter opens many connections."""
+
+    async def test() -> None:
+        async with _inbound(tmp_path, server.address) as (_, recorder, relay):
+            clients = [await _greeted(relay) for _ in range(40)]
+            await asyncio.gather(*(_bounce(client, _LISTED, b"joe@example.com") for client in clients))
+            for client in clients:
+                client.close()
+            assert _records(relay) == [(_LISTED, "quarantine", _NO_TAG_LISTED)] * 40
+            assert recorder.messages == []
+        assert server.questions(_LISTED_NAME) == 1
+
+    _on(loop, test())
+
+
+def test_whoever_waits_for_a_list_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    """Ordinary mail and genuine bounces go on while a DNS server is down, in other sessions and to other recipients."""
+
+    async def test(misbehaviour: Misbehaving) -> None:
+        async with _inbound(tmp_path, misbehaviour.address) as (client, recorder, relay):
+            waiting = asyncio.create_task(_bounce(client, _CLEAN, b"joe@example.com"))
+            assert await asyncio.to_thread(misbehaviour.asked.wait, 10)
+            other = await _greeted(relay)
+            async with asyncio.timeout(_SOON * 2):
+                for recipient, sender in ((signed(b"joe@example.com"), b""), (b"joe@example.com", b"ann@peer.example")):
+                    assert (await _bounce(other, _LISTED, recipient, sender)).startswith(b"250")
+            assert len(recorder.messages) == 2
+            assert not waiting.done()
+            other.close()
+            waiting.cancel()
+
+    with misbehaving(silent) as server:
+        asyncio.run(test(server))
+
+
 def test_the_question_is_asked_at_mail_before_anybody_is_named(tmp_path: Path) -> None:
     """While the client names the recipients the answer comes, and costs no time."""
 
-    async def test(server: Any) -> None:  # noqa: ANN401 -- the server
+    async def test(server: Misbehaving) -> None:
         async with _inbound(tmp_path, server.address, seconds=0.5) as (client, _, _relay):
             await client.say(b"XCLIENT ADDR=" + _CLEAN.encode())
             await client.say(b"EHLO mx.remote.example")
@@ -449,7 +494,7 @@ def test_the_question_is_asked_at_mail_before_anybody_is_named(tmp_path: Path) -
 def test_the_service_drains_while_a_question_is_open(tmp_path: Path) -> None:
     """A stop is not to wait for the DNS, nor to leave a task behind that complains."""
 
-    async def test(server: Any) -> None:  # noqa: ANN401 -- the server
+    async def test(server: Misbehaving) -> None:
         async with _inbound(tmp_path, server.address) as (client, _, relay):
             await client.say(b"XCLIENT ADDR=" + _CLEAN.encode())
             await client.say(b"EHLO mx.remote.example")
