@@ -49,7 +49,7 @@ _RECORDS: Final = (
     "address=/refuses.example/127.255.255.254",
 )
 _SECONDS: Final = 2.0
-_SOON: Final = 1.0
+_SOON: Final = 3.0
 """Seconds within which what waits for nothing is done, far less than any limit that is set here."""
 
 
@@ -173,10 +173,10 @@ def test_a_server_that_says_nothing_lists_nobody_within_the_limit() -> None:
     """A bounce is not to hang on a DNS server that is down: three lists take no longer than one."""
 
     async def test(address: str) -> None:
-        lists = _Lists(address, ["a.example", "b.example", "c.example"], seconds=0.4)
+        lists = _Lists(address, ["a.example", "b.example", "c.example"])
         begun = asyncio.get_running_loop().time()
         assert await lists.of(_LISTED) == ""
-        assert 0.3 < asyncio.get_running_loop().time() - begun < 0.4 + _SOON
+        assert _SECONDS - 0.1 < asyncio.get_running_loop().time() - begun < _SECONDS + _SOON
         await lists.close()
 
     with misbehaving(silent) as server:
@@ -196,7 +196,7 @@ def test_a_list_that_cannot_be_checked_takes_no_longer_than_one_question() -> No
         lists = _Lists(address, seconds=4)
         begun = asyncio.get_running_loop().time()
         assert await lists.of(_LISTED) == ""
-        assert asyncio.get_running_loop().time() - begun < 4 + _SOON
+        assert asyncio.get_running_loop().time() - begun < 4 + 1.8
 
     with misbehaving(late_yes) as server:
         asyncio.run(test(server.address))
@@ -464,7 +464,7 @@ def test_whoever_waits_for_a_list_keeps_nobody_else_waiting(tmp_path: Path) -> N
             waiting = asyncio.create_task(_bounce(client, _CLEAN, b"joe@example.com"))
             assert await asyncio.to_thread(misbehaviour.asked.wait, 10)
             other = await _greeted(relay)
-            async with asyncio.timeout(_SOON * 2):
+            async with asyncio.timeout(_SOON):
                 for recipient, sender in ((signed(b"joe@example.com"), b""), (b"joe@example.com", b"ann@peer.example")):
                     assert (await _bounce(other, _LISTED, recipient, sender)).startswith(b"250")
             assert len(recorder.messages) == 2
