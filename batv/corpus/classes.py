@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from batv.address import Mailbox
 from batv.corpus.dialects import DIALECTS, Action, Report
 from batv.corpus.letters import letter, ordinary, token
-from batv.corpus.manifest import Ending, Entry, Outcome, Recipient
+from batv.corpus.manifest import Answered, Ending, Entry, Outcome, Recipient
 from batv.corpus.replies import AUTOMATIC
 from batv.day import SECONDS_A_DAY
 from batv.keyring import Role
@@ -165,7 +165,7 @@ def _expected(ground: Ground, address: Address, *, null: bool = True, ending: En
         )
     if address.verdict in FORGED:
         disposition = ground.wish(address.domain).disposition(address.verdict)
-    elif address.verdict is Verdict.NOT_JUDGED:
+    elif address.verdict in {Verdict.NOT_JUDGED, Verdict.RESCUED}:
         disposition = Disposition.PASS
     elif address.verdict is Verdict.FOREIGN:
         disposition = Disposition.REJECT
@@ -516,7 +516,12 @@ def _automatic(name: str, what: str, address: Callable[[Scene], Address]) -> Mak
         found = address(scene)
         report = _report(scene, _text(found.mailbox), Action.DELIVERED)
         octets = AUTOMATIC[what](report)
-        return _entry(
+        answers = None
+        if _rescued(scene.ground, found):
+            found = replace(found, verdict=Verdict.RESCUED, why="answers what this user has sent")
+            message_id = report.letter.message_id.strip("<>")
+            answers = Answered(message_id, _text(found.bare), report.recipient)
+        entry = _entry(
             scene,
             name,
             what,
@@ -524,9 +529,17 @@ def _automatic(name: str, what: str, address: Callable[[Scene], Address]) -> Mak
             reverse_path="<>",
             recipients=(_expected(scene.ground, found),),
             octets=octets,
-        ), octets
+        )
+        return replace(entry, answers=answers), octets
 
     return make
+
+
+def _rescued(ground: Ground, address: Address) -> bool:
+    if address.verdict is not Verdict.UNTAGGED or ground.exempt(address.mailbox):
+        return False
+    wish = ground.wish(address.domain)
+    return wish.rescue and wish.disposition(Verdict.UNTAGGED) is not Disposition.PASS
 
 
 def _callout(name: str, address: Callable[[Scene], Address]) -> Maker:
@@ -613,10 +626,12 @@ def _mixture(scene: Scene) -> tuple[Entry, bytes]:
     chosen = list(addresses.values())
     scene.rng.shuffle(chosen)
     entry, octets = _dsn(scene, "mixture", chosen)
-    # With a good recipient beside it, a forged one cannot be refused any more: it is discarded.
+    # With a good recipient beside it, a forged one cannot be refused any more: it is discarded. One that the content
+    # could rescue has a transaction of its own.
+    beside = FORGED - {Verdict.UNTAGGED} if scene.ground.wish(first.domain).rescue else FORGED
     recipients = tuple(
         replace(each, outcome=Outcome.DISCARDED, why=f"{each.why}; beside a good one, so not refused")
-        if each.disposition is Disposition.REJECT and each.verdict in FORGED
+        if each.disposition is Disposition.REJECT and each.verdict in beside
         else each
         for each in entry.recipients
     )

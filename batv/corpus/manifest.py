@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["IMPORTED", "About", "Corpus", "CorpusWriter", "Ending", "Entry", "Outcome", "Recipient", "read_corpus"]
+__all__ = [
+    "IMPORTED",
+    "About",
+    "Answered",
+    "Corpus",
+    "CorpusWriter",
+    "Ending",
+    "Entry",
+    "Outcome",
+    "Recipient",
+    "read_corpus",
+]
 
 IMPORTED: Final = "imported"
 """Class of messages that an administrator brought along."""
@@ -95,6 +106,21 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """Mail that was sent before, as the sent ledger has it.
+
+    Attributes:
+        message_id: without brackets.
+        sender: address.
+        recipient: address.
+    """
+
+    message_id: str
+    sender: str
+    recipient: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One message of a corpus.
 
@@ -108,6 +134,7 @@ class Entry:
         parameters: of MAIL, without the leading space.
         recipients: those that RCPT names, in their order.
         ending: how the transaction ends.
+        answers: the mail of ours that it genuinely answers; None where there is none, or where nothing depends on it.
     """
 
     file: str
@@ -119,6 +146,7 @@ class Entry:
     parameters: str
     recipients: tuple[Recipient, ...]
     ending: Ending = Ending.MESSAGE
+    answers: Answered | None = None
 
     @property
     def sender(self) -> ReversePath:
@@ -334,6 +362,7 @@ def _fields(entry: Entry) -> dict[str, Any]:
             }
             for recipient in entry.recipients
         ],
+        "answers": asdict(entry.answers) if entry.answers is not None else None,
     }
 
 
@@ -356,10 +385,17 @@ def _entry(fields: dict[str, Any]) -> Entry:
         _words(fields["parameters"]),
         recipients,
         ending,
+        _answered(fields.get("answers")),
     )
     # What a path may not be is found here, not in the middle of a replay.
     _ = (entry.sender, *(recipient.path for recipient in recipients))
     return entry
+
+
+def _answered(fields: dict[str, Any] | None) -> Answered | None:
+    if fields is None:
+        return None
+    return Answered(_string(fields["message_id"]), _string(fields["sender"]), _string(fields["recipient"]))
 
 
 def _recipients(values: list[dict[str, Any]]) -> Iterator[Recipient]:

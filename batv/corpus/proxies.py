@@ -24,11 +24,13 @@ from batv.day import SECONDS_A_DAY
 from batv.errors import UnavailableError
 from batv.observe.event import Direction, TransactionEnded, printable
 from batv.proxy.service import Service, Source
+from batv.store.ledger import Ledger, LedgerLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from batv.config import Settings
+    from batv.corpus.manifest import Answered
     from batv.corpus.sink import Sink
     from batv.day import Day
     from batv.observe.event import Event
@@ -139,12 +141,14 @@ class Proxy:
 
 
 @asynccontextmanager
-async def own_proxy(
+async def own_proxy(  # noqa: PLR0913 -- what a proxy depends on
     settings: Settings,
     store: Callable[[Settings], RingStore],
     sink: Sink,
     day: Day,
+    *,
     stages: Callable[[Settings, Direction], Stage] | None = None,
+    sent: Iterable[Answered] = (),
 ) -> AsyncIterator[Proxy]:
     """Run an inbound proxy of our own for as long as the context lasts.
 
@@ -154,6 +158,7 @@ async def own_proxy(
         sink: the next hop.
         day: the day on which it runs.
         stages: makes what judges; None for what the product judges with.
+        sent: what its ledger is to know, if it has one.
     """
     with tempfile.TemporaryDirectory(prefix="batv-corpus-") as folder:
         state = Path(folder) / "state"
@@ -164,10 +169,14 @@ async def own_proxy(
             update={
                 "outbound": None,
                 "inbound": inbound,
+                # However many answers to one user a corpus has.
+                "ledger": settings.ledger.model_copy(update={"max_rescues": 1 << 30}),
                 "state": settings.state.model_copy(update={"directory": str(state)}),
                 "smtp": settings.smtp.model_copy(update={"drain_seconds": 1.0, "workers": 1}),
             }
         )
+        if changed.ledger.enabled:
+            await asyncio.to_thread(_note, changed, store(changed), day, sent)
         findings = Findings()
         source = Source(lambda: changed, store)
         clock = float(day.number * SECONDS_A_DAY + _NOON)
@@ -179,6 +188,21 @@ async def own_proxy(
         finally:
             service.stop()
             await run
+
+
+def _note(settings: Settings, store: RingStore, day: Day, sent: Iterable[Answered]) -> None:
+    state, policy = Path(settings.state.directory), settings.policy
+    state.mkdir(mode=0o700)
+    ledger = Ledger(
+        state / "ledger",
+        store.ledger_secret(),
+        lambda: day,
+        LedgerLimits(),
+        lambda domain: policy.for_domain(domain) is not None,
+    )
+    for each in sent:
+        ledger.note(each.message_id.encode(), (each.sender.encode(),), (each.recipient.encode(),))
+    ledger.close()
 
 
 async def running_proxy(settings: Settings, endpoint: Endpoint, sink: Sink) -> Proxy:

@@ -57,7 +57,8 @@ async def run_own(  # noqa: PLR0913 -- what a replay depends on
     async with AsyncExitStack() as stack:
         sink = await stack.enter_async_context(Sink(_LOOPBACK))
         day = corpus.about.day or today
-        proxy = await stack.enter_async_context(own_proxy(settings, store, sink, day, stages))
+        sent = [entry.answers for entry in corpus.entries if entry.answers is not None]
+        proxy = await stack.enter_async_context(own_proxy(settings, store, sink, day, stages=stages, sent=sent))
         begun = time.monotonic()
         results = await replay(corpus, proxy.endpoint, speed, progress)
         seconds = time.monotonic() - begun

@@ -253,7 +253,8 @@ class _Scorer:
             faults.append("other octets")
         if recipient.verdict is not None and (status[1] if status else None) != self._status(sent, recipient):
             faults.append("another status field")
-        return Outcome.MARKED if status is not None and status[1] != b"valid" else Outcome.DELIVERED
+        marked = status is not None and status[1].startswith(b"invalid")
+        return Outcome.MARKED if marked else Outcome.DELIVERED
 
     def _find(self, message_id: str, recipient: Recipient) -> tuple[Taken | None, bytes]:
         """Return the message that the next hop got for a recipient, and what RCPT said there."""

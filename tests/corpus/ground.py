@@ -87,7 +87,7 @@ class Ground:
             path.chmod(0o600)
         self.config: Final = self.configure("batv.toml")
 
-    def configure(self, name: str, on_forged: str = "discard", more: str = "") -> Path:
+    def configure(self, name: str, on_forged: str = "discard", more: str = "", options: str = "") -> Path:
         """Write a configuration and return its file."""
         path = self.folder / name
         path.write_text(
@@ -99,13 +99,16 @@ relay_domains = ["hosted.example"]
 
 [domains."example.com"]
 on_forged = "{on_forged}"
+{options}
 
 [domains."example.org"]
 on_forged = "{on_forged}"
 leave_forms = ["srs", "cisco"]
+{options}
 
 [domains."example.net"]
 on_forged = "{on_forged}"
+{options}
 
 {more}
 """

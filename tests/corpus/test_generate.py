@@ -142,7 +142,8 @@ def test_the_manifest_has_a_line_for_each_message(ground: Ground) -> None:
     assert len(lines) == 80
     for line in lines:
         assert list(line) == [
-            "file", "class", "dialect", "client", "helo", "reverse_path", "parameters", "ending", "recipients"
+            "file", "class", "dialect", "client", "helo", "reverse_path", "parameters", "ending", "recipients",
+            "answers",
         ]  # fmt: skip
         assert line["client"].startswith("127.")
         for recipient in line["recipients"]:
