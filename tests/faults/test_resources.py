@@ -46,7 +46,7 @@ Journal.write = slowly
 def test_a_stall_is_seen(loop: str, tmp_path: Path, record_testsuite_property: Record) -> None:
     """What measures the others: an event loop that waits for 0.4 seconds is found out."""
     with (
-        pytest.raises(AssertionError, match=r"0\.4"),
+        pytest.raises(AssertionError, match=r"^0\.[345]"),
         attacked(tmp_path, loop, record_testsuite_property, before=_SLOW_JOURNAL) as (_, honest),
     ):
         until(lambda: honest.messages, "honest message")
@@ -110,6 +110,7 @@ def test_a_client_that_says_nothing_has_less_time_than_one_that_works(
         SmtpClient(service.inbound) as waiting,
     ):
         assert silent.reply().code == 220
+        silent.socket.settimeout(10)
         assert silent.reply().text == _TIMEOUT
         assert waiting.say(b"NOOP").code == 250
 
