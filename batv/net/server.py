@@ -314,7 +314,7 @@ class ClientConnection(SMTP):
         self._refused_recipients = 0
         self._idle_commands = 0
         self._conversation: Conversation | None = None
-        self._reading_command = False
+        self._client_is_next = False
         self._heard = False
         self._began = loop.time()
         self._lost = False
@@ -369,6 +369,10 @@ class ClientConnection(SMTP):
         """Do nothing: aiosmtpd would set a timer here that our own deadline stands for."""
 
     def _timeout_cb(self) -> None:
+        if self._held_up is None and not self._inflow.empty:
+            # It has come in this very turn, and is read in the next one: a final dot must not be answered by 421 too.
+            self._deadline.set(0)
+            return
         if self._conversation is not None:
             self._send_away(_TIMEOUT)
             return
@@ -379,6 +383,8 @@ class ClientConnection(SMTP):
     def _send_away(self, reply: Reply) -> None:
         transport = cast("asyncio.WriteTransport | None", self.transport)
         if transport is not None and not transport.is_closing():
+            if self._grouped:
+                self._send_group()  # or the client would take this reply for the one to its message
             if self._tls or not self._encrypted_first:
                 self._door.outbox.put(transport, reply.octets)
             self._close()
@@ -387,7 +393,7 @@ class ClientConnection(SMTP):
 
     def drain(self) -> None:
         """Send the client away if it has no transaction; else that happens when it has ended."""
-        if self._reading_command and not (self._conversation is not None and self._conversation.in_transaction):
+        if self._client_is_next and not (self._conversation is not None and self._conversation.in_transaction):
             self._send_away(_SHUTTING_DOWN)
 
     def cut(self) -> asyncio.Task[None] | None:
@@ -411,6 +417,8 @@ class ClientConnection(SMTP):
                 refusal = self._door.count(counted)
             if refusal is None and self._encrypted_first:
                 await self._start_tls(await self._first_octets())
+            if refusal is None and self._door.draining:
+                refusal = _SHUTTING_DOWN
             conversation = self._door.converse(self._address, origin) if refusal is None else refusal
             if isinstance(conversation, Reply):
                 self._send_away(conversation)
@@ -473,7 +481,9 @@ class ClientConnection(SMTP):
         A header that tells of nobody (a health check) leaves the ends of the connection itself.
         """
         self._deadline.set(min(_PROXY_SECONDS, self._door.settings.command_seconds))
+        self._client_is_next = True
         found = await get_proxy(self._inflow)
+        self._client_is_next = False
         self._deadline.lift()
         if self._lost:
             # Load balancers look whether we are there, and go.
@@ -503,7 +513,9 @@ class ClientConnection(SMTP):
         One that closes without a word is a health check: it costs no handshake, and leaves no line in the log.
         """
         self._deadline.set(min(_HANDSHAKE_SECONDS, self._door.settings.command_seconds))
+        self._client_is_next = True
         octets = self._take_all() or await self._inflow.read()
+        self._client_is_next = False
         self._deadline.lift()
         if not octets:
             raise ConnectionResetError("the client closed the connection before the handshake")
@@ -700,9 +712,9 @@ class ClientConnection(SMTP):
                 waited = True
             coming = self._inflow.coming()
             if coming is not None:
-                self._reading_command = True
+                self._client_is_next = True
                 await coming
-                self._reading_command = False
+                self._client_is_next = False
             octets = self._inflow.drain()
             if not octets:
                 return None

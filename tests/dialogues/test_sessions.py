@@ -9,7 +9,7 @@ import pytest
 
 from batv.observe.event import Direction
 from tests.support.recorder import Client, recorded
-from tests.support.relay import LOOPS, signed
+from tests.support.relay import LOOPS, running, signed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -95,6 +95,79 @@ def test_draining_lets_a_transaction_end_and_sends_the_others_away(loop: str, tm
             await stop
             assert recorder.messages == [b"Subject: last\r\n.\r\n"]
             idle.close()
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_answer_to_a_message_comes_before_the_good_bye(loop: str, tmp_path: Path) -> None:
+    """A client that reads 421 where the answer to its message belongs sends again what was delivered."""
+
+    async def test() -> None:
+        taken = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 next.example\r\n")
+            while (line := await reader.readline()) and not taken.is_set():
+                writer.write(b"354 go\r\n" if line == b"DATA\r\n" else b"250 2.0.0 Ok\r\n")
+                if line == b"DATA\r\n":
+                    await reader.readuntil(b"\r\n.\r\n")
+                    writer.write(b"250 2.0.0 queued\r\n")
+                    # The next MAIL is not answered: the client has sent it already, and hears both replies together.
+                    await reader.readline()
+                    taken.set()
+            writer.close()
+
+        next_hop = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = next_hop.sockets[0].getsockname()[1]
+        async with running(tmp_path, Direction.INBOUND, port, {"smtp": {"drain_seconds": 0.1}}) as relay:
+            client = await another(relay.port)
+            assert (await client.reply())[:4] == b"220 "
+            assert (await client.say(b"EHLO client.example"))[:4] == b"250-"
+            assert [await client.say(OPENING), *[await client.reply() for _ in GROUP[1:]]] == list(GROUP)
+            await client.pieces([b"Subject: x\r\n.\r\n" + OPENING + b"\r\n"])
+            await taken.wait()
+            await relay.drain()
+            assert await client.reply() == b"250 2.0.0 queued\r\n"
+            assert await client.reply() == b"421 4.3.2 Shutting down\r\n"
+            client.close()
+        next_hop.close()
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_has_not_said_who_it_is_does_not_hold_the_end_up(loop: str, tmp_path: Path) -> None:
+    """Load balancers keep connections open on which nobody has come yet: each restart would take the whole time."""
+
+    async def test() -> None:
+        changes = {"inbound": {"proxy_protocol_from": ["127.0.0.2/32"]}, "smtp": {"drain_seconds": 60}}
+        async with recorded(tmp_path, Direction.INBOUND, changes) as (_, _, relay):
+            balancer = Client(*await asyncio.open_connection("127.0.0.1", relay.port, local_addr=("127.0.0.2", 0)))
+            await balancer.pieces([b"PROXY TCP4 "])
+            async with asyncio.timeout(10):
+                await relay.drain()
+            assert await balancer.reply() == b"421 4.3.2 Shutting down\r\n"
+            assert await balancer.reply() == b""
+            balancer.close()
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_message_that_came_just_before_the_limit_passed_is_answered(loop: str, tmp_path: Path) -> None:
+    """After a machine stood still both are there at once: what is delivered must not be answered by 421."""
+
+    async def test() -> None:
+        async with recorded(tmp_path, Direction.INBOUND) as (client, recorder, relay):
+            assert [await client.say(OPENING), *[await client.reply() for _ in GROUP[1:]]] == list(GROUP)
+            (proxy,) = relay.service._proxies
+            (connection,) = proxy.door.connections
+            connection.data_received(b"Subject: x\r\n.\r\n")
+            connection._timeout_cb()
+            assert await client.reply() == b"250 2.0.0 queued\r\n"
+            assert len(recorder.messages) == 1
+            assert await client.say(b"NOOP") == b"250 2.0.0 Ok\r\n"
 
     on(loop, test())
 
