@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batv.keyring import Key, KeyRing, KeyRings
     from batv.observe.event import Direction
     from batv.policy import Policy
+    from batv.rescue import Claims, Found
     from batv.stage import Stage
     from tests.corpus.ground import Ground
 
@@ -116,6 +117,10 @@ class OtherStage:
         disposition = Disposition.REWRITE if verdict is Verdict.VALID else domain.disposition(verdict)
         status = STATUS_BY_VERDICT[verdict] if domain.marks else None
         return replace(decision, verdict=verdict, disposition=disposition, status=status)
+
+    def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
+        """As the product has it."""
+        return VerifyingStage(self.policy).content(decision, claims, found)
 
 
 def any_day(tagged: Tagged, key: Key, day: Day) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from batv.store.ledger import Ledger, LedgerLimits
 from batv.store.rings import RingStore
 from tests.support.next_hop import Answer, RecordingNextHop, Stage
-from tests.support.service import ServiceProcess, today
+from tests.support.service import ServiceProcess, full_disk, today
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
@@ -131,3 +131,15 @@ def test_a_reload_switches_the_ledger_on(next_hop: RecordingNextHop, tmp_path: P
         service.reload()
         service.wait_for_log("reloaded", after=heard)
         assert ledger(service).knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",))
+
+
+def test_a_full_disk_costs_entries_and_no_mail(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """They are written once there is room, as far as they have room to wait."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        send(service)
+        found = ledger(service)
+        until(lambda: found.knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+        with full_disk(service.journal_path.stat().st_size + 4096, service.pid):
+            assert send(service, b"2").startswith(b"250")
+            service.wait_for_log(r"ERROR: ledger fails")
+        until(lambda: found.knows((b"2@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")

@@ -653,3 +653,15 @@ def test_an_internationalised_wildcard_stands_for_both_spellings() -> None:
     policy = parsed(text_of(('domains."*.exämple.com"', "on_forged", '"mark"'))).policy
     for domain in ("a.exämple.com", "a.xn--exmple-cua.com"):
         assert policy.for_domain(domain.encode()) is not None
+
+
+def test_rescue_needs_a_ledger() -> None:
+    """Without one it would rescue nothing, and nobody would know why."""
+    text = text_of(('domains."example.com"', "rescue", "true"))
+    number = text.splitlines().index("rescue = true") + 1
+    assert errors_of(text) == [
+        f'batv.toml:{number}: domains."example.com".rescue: there is no ledger to look into: set ledger.enabled'
+    ]
+    rescuing = parsed(text_of(('domains."example.com"', "rescue", "true"), ("ledger", "enabled", "true"))).policy
+    assert rescuing.domains[b"example.com"].rescue
+    assert not parsed(text_of()).policy.domains[b"example.com"].rescue

@@ -391,3 +391,55 @@ def test_a_genuine_reply_is_rescued_whatever_a_list_says_of_its_client() -> None
     lost = stage.content(decision, NO_CLAIMS, Found.UNKNOWN)
     assert (lost.verdict, lost.disposition) == (Verdict.UNTAGGED, Disposition.DISCARD)
     assert "bl.example lists the client" in lost.reason
+
+
+@pytest.mark.parametrize(
+    "on_forged", [Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT, Disposition.MARK]
+)
+def test_the_content_decides_about_a_bounce_without_a_tag_where_the_domain_wants_that(on_forged: Disposition) -> None:
+    """About nothing else: a wrong tag stays wrong, whatever the message says."""
+    stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged, rescue=True)}))
+
+    def undecided(path: str, reverse_path: ReversePath = NULL_REVERSE_PATH) -> bool:
+        forward_path = parse_rcpt(b"TO:" + path.encode()).path
+        return stage.recipient(reverse_path, forward_path, CLIENT, RINGS, TODAY).undecided
+
+    assert undecided("<joe@local.example>")
+    assert not undecided("<joe@local.example>", SENDER)
+    assert not undecided("<prvs=0007abcdef=joe@local.example>")
+    assert not undecided("<prvs=x=joe@local.example>")
+    assert not undecided(tagged("joe@local.example"))
+    assert not undecided("<Postmaster>")
+    assert not judged("<joe@local.example>").undecided
+
+
+def test_where_bounces_pass_anyway_nothing_is_looked_at() -> None:
+    """It would cost, and change nothing."""
+    stage = VerifyingStage(Policy({b"local.example": DomainPolicy(Disposition.PASS, rescue=True)}))
+    path = parse_rcpt(b"TO:<joe@local.example>").path
+    assert not stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY).undecided
+
+
+@pytest.mark.parametrize("found", [each for each in Found if each is not Found.KNOWN])
+def test_what_the_ledger_does_not_know_gets_what_the_domain_wants(found: Found) -> None:
+    """And the journal says what was looked for in vain."""
+    stage = VerifyingStage(Policy({b"local.example": DomainPolicy(rescue=True)}))
+    path = parse_rcpt(b"TO:<joe@local.example>").path
+    decision = stage.content(stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY), NO_CLAIMS, found)
+    assert decision == Decision(Verdict.UNTAGGED, Disposition.DISCARD, path, f"no tag; {found}")
+
+
+def test_only_a_domain_that_marks_says_rescued_in_a_field() -> None:
+    """No other listener touches the message."""
+    path = parse_rcpt(b"TO:<joe@local.example>").path
+    for on_forged, status in ((Disposition.MARK, b"rescued"), (Disposition.DISCARD, None)):
+        stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged, rescue=True)}))
+        decision = stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY)
+        assert stage.content(decision, NO_CLAIMS, Found.KNOWN).status == status
+
+
+def test_the_outbound_stage_looks_into_no_message() -> None:
+    """It has one decision to make, about the sender."""
+    path = parse_rcpt(b"TO:<bob@peer.example>").path
+    decision = SIGNING.recipient(SENDER, path, CLIENT, RINGS, TODAY)
+    assert SIGNING.content(decision, NO_CLAIMS, Found.KNOWN) is decision
