@@ -242,7 +242,9 @@ class _Explained:
         domain = text_of(self.settings.policy.name_for(self.address.domain) or self.address.domain)
         if verdict in FORGED and policy is not None:
             option = f"on_{verdict.word.replace('-', '_')}" if verdict in policy.by_verdict else "on_forged"
-            return f'[domains."{domain}"] {option} = "{policy.disposition(verdict)}"'
+            rule = f'[domains."{domain}"] {option} = "{policy.disposition(verdict)}"'
+            rescues = verdict is Verdict.UNTAGGED and policy.rescue
+            return f"{rule}; but rescue = true, and what answers mail from it passes" if rescues else rule
         if verdict is Verdict.VALID:
             return "a genuine bounce goes on, its tag taken off"
         if verdict is Verdict.FOREIGN and policy is None:

@@ -62,6 +62,9 @@ directory = "var"                        # journal and quarantine
 #   mark        is delivered with an X-Batv-Status field
 #   pass        is delivered as it is
 # on_expired: the same for a bounce whose tag was ours and has expired, which may be a genuine one that comes late.
+# rescue = true lets receipts and vacation notices through that answer mail from here, for what this table remembers:
+# [ledger]
+# enabled = true
 {advice}"""
 
 

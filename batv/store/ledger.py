@@ -94,7 +94,7 @@ _BATCH_ROWS: Final = 20_000
 _SIZE_ROWS: Final = 200_000
 """Rows after which the size of all files is looked at again: 4 MB."""
 
-_CLAIM_ROWS: Final = 256
+_CLAIM_ROWS: Final = 64
 """Hashes that one look is for; a message that names more is looked up by the first."""
 
 _READER_CACHE_KIB: Final = 256

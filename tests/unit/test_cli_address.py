@@ -245,6 +245,17 @@ def test_explain_says_that_an_address_too_long_for_a_tag_is_refused(batv: Comman
     assert (fields["verdict"], fields["a_bounce_to_it"]) == ("untagged", "discard")
 
 
+def test_explain_says_that_replies_pass_where_the_site_rescues_them(batv: Command) -> None:
+    """The address alone does not decide then."""
+    text = '[ledger]\nenabled = true\n[domains."rescue.example"]\nrescue = true\n'
+    batv.config.write_text(batv.config.read_text() + text)
+    fields = batv("explain", "joe@rescue.example", "--json").fields
+    rule = '[domains."rescue.example"] on_forged = "discard"; but rescue = true, and what answers mail from it passes'
+    assert (fields["a_bounce_to_it"], fields["rule"]) == ("discard", rule)
+    tagged = batv("explain", "prvs=0123abcdef=joe@rescue.example", "--json").fields
+    assert tagged["rule"] == '[domains."rescue.example"] on_forged = "discard"'
+
+
 def test_a_domain_below_a_wildcard_may_have_a_ring_of_its_own(batv: Command) -> None:
     """Every command finds it, as the service does."""
     batv.config.write_text(batv.config.read_text() + '[domains."*.example.com"]\n')
