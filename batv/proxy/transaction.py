@@ -469,6 +469,10 @@ class Transaction:
             except TimeoutError as error:
                 seconds = self.route.settings.command_seconds
                 raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
+        return self._fitting(connection)
+
+    def _fitting(self, connection: NextHopConnection) -> NextHopConnection:
+        """Return a connection that takes the parameters of MAIL; one that does not is no fault of its server's."""
         if self._still_offered(connection, self.parameters):
             return connection
         self.route.release(connection)
@@ -482,7 +486,7 @@ class Transaction:
         seconds = self.route.settings.command_seconds
         fresh = False
         while True:
-            connection = await self.route.acquire(fresh=fresh)
+            connection = self._fitting(await self.route.acquire(fresh=fresh))
             try:
                 reply = await self._mail_on(connection, seconds)
             except NextHopFault as fault:
@@ -496,8 +500,6 @@ class Transaction:
                 return connection, reply
 
     async def _mail_on(self, connection: NextHopConnection, seconds: float) -> Reply:
-        if not self._still_offered(connection, self.parameters):
-            raise NextHopFault(_OFFER_GONE)
         for line in self.route.prelude(connection, self.identifier):
             _check_prelude(await connection.command(line, seconds))
         reply = await connection.command(self._mail_command, seconds)

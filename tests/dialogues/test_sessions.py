@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from batv.observe.event import Direction
-from tests.support.recorder import Client, recorded
+from tests.support.recorder import Client, Recorder, recorded
 from tests.support.relay import LOOPS, running, signed
 
 if TYPE_CHECKING:
@@ -168,6 +168,33 @@ def test_a_message_that_came_just_before_the_limit_passed_is_answered(loop: str,
             assert await client.reply() == b"250 2.0.0 queued\r\n"
             assert len(recorder.messages) == 1
             assert await client.say(b"NOOP") == b"250 2.0.0 Ok\r\n"
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_server_that_lacks_what_one_message_needs_serves_the_others(loop: str, tmp_path: Path) -> None:
+    """A forged bounce with a parameter that is offered no more must not move everybody's mail to another server."""
+
+    async def test() -> None:
+        first, second = Recorder(offers=[b"8BITMIME"]), Recorder()
+        servers = [await asyncio.start_server(each.serve, "127.0.0.1", 0) for each in (first, second)]
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        changes = {"inbound": {"next_hop": [f"127.0.0.1:{port}" for port in ports]}}
+        async with running(tmp_path, Direction.INBOUND, ports[0], changes) as relay:
+            client = await another(relay.port)
+            await client.reply()
+            await client.say(b"EHLO client.example")
+            assert await client.say(b"MAIL FROM:<> BODY=8BITMIME") == b"250 2.0.0 Ok\r\n"
+            first.offers = ()
+            assert (await client.say(b"RCPT TO:<joe@example.com>"))[:3] == b"451"
+            assert await client.say(b"RSET") == b"250 2.0.0 Ok\r\n"
+            assert [await client.say(OPENING), *[await client.reply() for _ in GROUP[1:]]] == list(GROUP)
+            assert await client.say(b"Subject: x\r\n.") == b"250 2.0.0 queued\r\n"
+            assert (len(first.messages), second.commands) == (1, [])
+            client.close()
+        for server in servers:
+            server.close()
 
     on(loop, test())
 
