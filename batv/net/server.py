@@ -30,9 +30,9 @@ import asyncio
 import logging
 import re
 import socket
-from collections import Counter, deque
+from collections import deque
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from aiosmtpd.proxy_protocol import AF, V2_CMD, get_proxy
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -41,7 +41,6 @@ from batv.access import UNIX_CLIENT, within
 from batv.errors import BatvError
 from batv.net.deadline import Deadline
 from batv.net.inflow import Inflow
-from batv.net.outbox import Outbox
 from batv.net.tls import certificate_names, describe
 from batv.observe.event import Level, Notice, printable
 from batv.smtp.data import DataScanner
@@ -49,14 +48,12 @@ from batv.smtp.origin import Origin
 from batv.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Awaitable, Callable, Sequence
-    from ipaddress import IPv4Network, IPv6Network
+    from collections.abc import Awaitable, Callable
 
-    from batv.config import SmtpSettings
-    from batv.observe.event import Observer
+    from batv.net.conversation import Conversation
+    from batv.net.door import Door
 
-__all__ = ["PRIVATE_NAMES", "ClientConnection", "Conversation", "Door"]
+__all__ = ["PRIVATE_NAMES", "SHUTTING_DOWN", "ClientConnection"]
 
 PRIVATE_NAMES: Final = (
     "_handle_client",
@@ -81,7 +78,6 @@ _GROUPING_SECONDS: Final = 1.0
 """For how long a reply waits for others to go out with it."""
 
 _REPLY_GROUP_OCTETS: Final = 16_384
-_CROWDED_NOTICE_SECONDS: Final = 60.0
 _CLOSING_SECONDS: Final = 5.0
 """Seconds for which a last reply may take to be sent, before the connection is cut."""
 
@@ -102,158 +98,10 @@ _OK: Final = Reply.of(250, "2.0.0 Ok")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
 _TIMEOUT: Final = Reply.of(421, "4.4.2 Timeout")
 _IDLING: Final = Reply.of(421, "4.7.0 Too many commands without a message")
-_CROWDED: Final = Reply.of(421, "4.7.0 Too many connections")
-_SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Shutting down")
+SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Shutting down")
+"""What a client hears while the service ends."""
 
 _START_CONTENT: Final = 354
-
-
-class Conversation(Protocol):
-    """What a session of the proxy offers to the door."""
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
-
-    def secured(self, tls: str, names: frozenset[str]) -> None:
-        """Take note that the session goes on in TLS: version and cipher, names of the client's certificate."""
-
-    async def hello(self, name: bytes, *, extended: bool, ours: list[bytes]) -> Reply:
-        """Answer EHLO with keywords of ours among the others, or HELO where not extended."""
-
-    async def xclient(self, argument: bytes) -> Reply:
-        """Answer XCLIENT; the argument is what follows the verb."""
-
-    async def xforward(self, argument: bytes) -> Reply:
-        """Answer XFORWARD; the argument is what follows the verb."""
-
-    async def mail(self, argument: bytes) -> Reply | Asked:
-        """Answer MAIL, or begin to; the argument is what follows the verb."""
-
-    async def rcpt(self, argument: bytes) -> Reply | Asked:
-        """Answer RCPT, or begin to; the argument is what follows the verb."""
-
-    async def settle(self, asked: Any) -> Reply:  # noqa: ANN401 -- what it is, is the conversation's matter
-        """Wait for the answer to what was begun; answers come in the order of the commands."""
-
-    async def data(self) -> Reply:
-        """Answer DATA; 354 lets the content come."""
-
-    async def content(self, octets: bytes, scanner: DataScanner) -> None:
-        """Take the next octets of the message, harmless ones, and wait while they cannot be taken."""
-
-    async def end_of_content(self, scanner: DataScanner) -> Reply:
-        """Answer the message."""
-
-    async def reset(self) -> Reply:
-        """Answer RSET."""
-
-    def fault(self, error: Exception) -> None:
-        """Give up the transaction: an error of ours came out of one of the calls."""
-
-    def gone(self, cause: str) -> None:
-        """End the session: the client is gone, or is sent away. A message under way is given up."""
-
-
-class Asked(Protocol):
-    """A command that is being answered: nothing that the door looks into."""
-
-
-class Door:
-    """What the connections of one listener share: limits, counts, and how a conversation is begun.
-
-    Args:
-        hostname: what we call ourselves.
-        settings: limits on clients.
-        observer: told of what goes wrong.
-        converse: begins a conversation for a client's address and both ends of its connection, or returns the reply
-            with which it is sent away.
-
-    Attributes:
-        tls: returns what STARTTLS and TLS from the first octet are done with; None if they are not.
-        proxy_protocol_from: peers that say with a PROXY header who the client is.
-        max_connections_per_client: connections at once from one address; 0 for no limit but those of the settings.
-        crowded: returns whether the process has as many connections as it can serve.
-    """
-
-    def __init__(
-        self,
-        hostname: str,
-        settings: SmtpSettings,
-        observer: Observer,
-        converse: Callable[[str, Origin], Conversation | Reply],
-    ) -> None:
-        self.hostname = hostname
-        self.settings = settings
-        self.observer = observer
-        self.converse = converse
-        self.tls: ssl.SSLContext | None = None
-        self.proxy_protocol_from: Sequence[IPv4Network | IPv6Network] = ()
-        self.max_connections_per_client = 0
-        self.crowded: Callable[[], bool] = bool
-        self.connections: set[ClientConnection] = set()
-        self.draining = False
-        self.outbox = Outbox()
-        self._by_client: Counter[str] = Counter()
-        self._empty = asyncio.Event()
-        self._says_crowded_from = 0.0
-
-    def connection(self, *, encrypted: bool = False) -> ClientConnection:
-        """Return a protocol object for a connection that is about to be made; with TLS from the first octet or not."""
-        return ClientConnection(self, asyncio.get_running_loop(), encrypted=encrypted)
-
-    def admit(self, connection: ClientConnection) -> Reply | None:
-        """Count a connection; return the reply with which it is sent away if there are too many."""
-        self.connections.add(connection)
-        self._empty.clear()
-        if self.draining:
-            return _SHUTTING_DOWN
-        if len(self.connections) > self.settings.max_connections or self.crowded():
-            return self._turned_away("connections", len(self.connections))
-        return None
-
-    def count(self, address: str) -> Reply | None:
-        """Count a client's connection; return the reply with which it is sent away if it has too many."""
-        self._by_client[address] += 1
-        limits = [each for each in (self.settings.max_connections_per_client, self.max_connections_per_client) if each]
-        if limits and self._by_client[address] > min(limits):
-            return self._turned_away("client", address)
-        return None
-
-    def leave(self, connection: ClientConnection, counted: str | None) -> None:
-        """Count a connection no more, nor its client if that was counted."""
-        self.connections.discard(connection)
-        if counted is not None:
-            self._by_client[counted] -= 1
-            if not self._by_client[counted]:
-                del self._by_client[counted]
-        if not self.connections:
-            self._empty.set()
-
-    def _turned_away(self, field: str, value: object) -> Reply:
-        """Say in the log why clients are sent away, but not for each one of a flood."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._says_crowded_from:
-            self._says_crowded_from = now + _CROWDED_NOTICE_SECONDS
-            self.observer(Notice(Level.WARNING, "too many connections", {field: value}))
-        return _CROWDED
-
-    async def emptied(self) -> None:
-        """Return once no connection is left."""
-        if self.connections:
-            await self._empty.wait()
-
-    async def cut(self) -> None:
-        """End the connections that are left; a message without its reply stays with its client."""
-        tasks = [task for connection in self.connections if (task := connection.cut()) is not None]
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def drain(self) -> None:
-        """Send away the clients without a transaction, and the others when theirs has ended."""
-        self.draining = True
-        for connection in list(self.connections):
-            connection.drain()
 
 
 class ClientConnection(SMTP):
@@ -394,11 +242,11 @@ class ClientConnection(SMTP):
     def drain(self) -> None:
         """Send the client away if it has no transaction; else that happens when it has ended."""
         if self._client_is_next and not (self._conversation is not None and self._conversation.in_transaction):
-            self._send_away(_SHUTTING_DOWN)
+            self._send_away(SHUTTING_DOWN)
 
     def cut(self) -> asyncio.Task[None] | None:
         """Send the client away and end the session now; return the task that ends with it."""
-        self._send_away(_SHUTTING_DOWN)
+        self._send_away(SHUTTING_DOWN)
         task: asyncio.Task[None] | None = self._handler_coroutine
         if task is not None:
             task.cancel()
@@ -418,7 +266,7 @@ class ClientConnection(SMTP):
             if refusal is None and self._encrypted_first:
                 await self._start_tls(await self._first_octets())
             if refusal is None and self._door.draining:
-                refusal = _SHUTTING_DOWN
+                refusal = SHUTTING_DOWN
             conversation = self._door.converse(self._address, origin) if refusal is None else refusal
             if isinstance(conversation, Reply):
                 self._send_away(conversation)
@@ -592,7 +440,7 @@ class ClientConnection(SMTP):
                 self._say(_IDLING)
                 return
             if self._door.draining and not conversation.in_transaction:
-                self._say(_SHUTTING_DOWN)
+                self._say(SHUTTING_DOWN)
                 return
 
     def _overdue(self, conversation: Conversation) -> bool:

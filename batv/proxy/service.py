@@ -32,9 +32,9 @@ from batv.day import Day
 from batv.errors import BatvError, CannotCreateError, ConfigError, NoSigningKeyError
 from batv.guessing import Guessing
 from batv.net.destination import Link
+from batv.net.door import Door
 from batv.net.listening import ACCEPTED_AT_ONCE, cannot_listen, open_to_group, refuse_taken, set_bounds
 from batv.net.next_hop import NextHop
-from batv.net.server import Door
 from batv.net.tls import client_context, server_context
 from batv.observe.event import Direction, Level, Notice
 from batv.proxy.rollout import Rollout

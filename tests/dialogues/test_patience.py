@@ -11,7 +11,7 @@ import pytest
 
 from batv.config import Endpoint, SmtpSettings
 from batv.errors import UnavailableError
-from batv.net.server import Door
+from batv.net.door import Door
 from batv.observe.event import Direction
 from batv.proxy import service
 from batv.smtp.reply import Reply
@@ -210,14 +210,14 @@ def test_a_unix_socket_in_use_is_not_taken_over(loop: str, tmp_path: Path) -> No
     """The event loop would put its own socket in the place of another's; one left behind by a crash is no hindrance."""
 
     async def test() -> None:
-        door = Door("proxy.example", SmtpSettings(), lambda _: None, lambda _: Reply.of(554, "5.7.1 no"))
+        door = Door("proxy.example", SmtpSettings(), lambda _: None, lambda *_: Reply.of(554, "5.7.1 no"))
         endpoint = Endpoint(path=str(tmp_path / "socket"))
-        first = await service._server(door, endpoint)
+        first = await service._server(door.connection, endpoint)
         assert stat.S_IMODE((tmp_path / "socket").stat().st_mode) == 0o660
         with pytest.raises(UnavailableError, match="address already in use"):
-            await service._server(door, endpoint)
+            await service._server(door.connection, endpoint)
         first.close()
-        second = await service._server(door, endpoint)
+        second = await service._server(door.connection, endpoint)
         second.close()
 
     on(loop, test())

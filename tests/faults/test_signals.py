@@ -269,7 +269,7 @@ def test_a_signal_at_any_stage_costs_no_mail(sites: dict[int, Site], stage: Stag
 
 
 _NO_DRAIN: Final = """
-from batv.net.server import Door
+from batv.net.door import Door
 async def at_once(self):
     pass
 Door.emptied = at_once

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from batv.config import SmtpSettings
-from batv.net.server import Door
+from batv.net.door import Door
 from batv.smtp.reply import Reply
 from scripts.fuzzing.pieces import by_chance
 from tests.support import reference
