@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.day import Day
 from batv.keyring import Secret
@@ -26,6 +26,13 @@ _FLOORS: Final = {"p99": 1.0, "octets": 40.0}
 """Milliseconds of a look, and octets a message."""
 
 _FAILED: Final = 70
+
+
+class _Looked(NamedTuple):
+    """Milliseconds that looks took, in order: on a machine that does something else, the second tells more."""
+
+    times: list[float]
+    processor: list[float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,10 +71,11 @@ def _measure(folder: Path, messages: int, days: int, looks: int) -> int:
     print(f"| octets a message | {octets:.1f} |")
     print(f"| written a second, by one process | {messages / took:.0f} |")
     print(f"| processor time a message | {used / messages * 1e6:.1f} µs |")
-    for name, times in (("found", there), ("not found", not_there)):
-        print(f"| a look, {name}: p50, p99 | {_at(times, 0.5):.3f} ms, {_at(times, 0.99):.3f} ms |")
+    for name, looked in (("found", there), ("not found", not_there)):
+        for kind, times in (("time", looked.times), ("processor time", looked.processor)):
+            print(f"| {kind} of a look, {name}: p50, p99 | {_at(times, 0.5):.3f} ms, {_at(times, 0.99):.3f} ms |")
     print(f"| load of the machine meanwhile | {load:.1f} |")
-    reached = max(_at(there, 0.99), _at(not_there, 0.99)) < _FLOORS["p99"] and octets < _FLOORS["octets"]
+    reached = max(_at(there.times, 0.99), _at(not_there.times, 0.99)) < _FLOORS["p99"] and octets < _FLOORS["octets"]
     print(f"| p99 below 1 ms, below 40 octets | {'reached' if reached else 'not reached'} |")
     return 0 if reached else 1
 
@@ -90,16 +98,17 @@ def _message(number: int) -> tuple[bytes, bytes, bytes]:
     )
 
 
-def _times(ledger: Ledger, draw: Callable[[], tuple[bytes, bytes, bytes]], looks: int, *, known: bool) -> list[float]:
-    times = []
+def _times(ledger: Ledger, draw: Callable[[], tuple[bytes, bytes, bytes]], looks: int, *, known: bool) -> _Looked:
+    times, processor = [], []
     for _ in range(looks):
         message_id, sender, recipient = draw()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.thread_time()
         found = ledger.knows((message_id,), sender, (recipient, b"@" + recipient.partition(b"@")[2]))
+        processor.append((time.thread_time() - used) * 1000)
         times.append((time.perf_counter() - began) * 1000)
         if found is not known:
             raise AssertionError("the ledger does not know what was noted, or knows more")
-    return sorted(times)
+    return _Looked(sorted(times), sorted(processor))
 
 
 def _at(times: Sequence[float], share: float) -> float:
