@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -13,6 +14,9 @@ from batv.cli import Site
 from batv.cli.output import json_option, print_fields, print_json, remark, text_of
 from batv.day import CYCLE, Day, stamp_distance
 from batv.errors import NoSigningKeyError
+from batv.proxy.rollout import Rollout
+from batv.rollout import Phase
+from batv.store.rollout import RolloutStore
 from batv.tag import take_off
 from batv.verdict import FORGED, Disposition, Verdict
 
@@ -139,7 +143,9 @@ def explain(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: b
     site = ctx.ensure_object(Site)
     settings = site.settings()
     day = day or site.today()
-    explained = _Explained(address, settings, site.rings(settings), day)
+    rollout = Rollout(settings)
+    rollout.progress = RolloutStore(Path(settings.state.directory)).read()
+    explained = _Explained(address, settings, site.rings(settings), day, rollout)
     if as_json:
         print_json(dict(explained.parts() | explained.bounce() | explained.mail()))
         return
@@ -155,6 +161,7 @@ class _Explained:
     settings: Settings
     rings: KeyRings
     day: Day
+    rollout: Rollout
 
     def parts(self) -> dict[str, object]:
         """Return the address, its tag piece by piece, and the key."""
@@ -186,7 +193,7 @@ class _Explained:
 
     def bounce(self) -> dict[str, object]:
         """Return what a bounce to the address would meet."""
-        verifier = stage.VerifyingStage(self.settings.policy)
+        verifier = stage.VerifyingStage(self.rollout.applied(self.settings.policy))
         path = ForwardPath(b"<%b>" % self.address.octets, self.address)
         decision = verifier.recipient(NULL_REVERSE_PATH, path, _HERE, self.rings, self.day)
         goes_to = None
@@ -243,8 +250,11 @@ class _Explained:
         if verdict in FORGED and policy is not None:
             option = f"on_{verdict.word.replace('-', '_')}" if verdict in policy.by_verdict else "on_forged"
             rule = f'[domains."{domain}"] {option} = "{policy.disposition(verdict)}"'
-            rescues = verdict is Verdict.UNTAGGED and policy.rescue
-            return f"{rule}; but rescue = true, and what answers mail from it passes" if rescues else rule
+            if (phase := self._phase()) is not Phase.ENFORCE:
+                rule += f'; but rollout = "auto", which is at {phase.value}'
+            if verdict is Verdict.UNTAGGED and policy.rescue:
+                rule += "; but rescue = true, and what answers mail from it passes"
+            return rule
         if verdict is Verdict.VALID:
             return "a genuine bounce goes on, its tag taken off"
         if verdict is Verdict.FOREIGN and policy is None:
@@ -256,6 +266,13 @@ class _Explained:
         if verdict is Verdict.NOT_JUDGED and policy is None:
             return "[inbound] relay_domains"
         return reason
+
+    def _phase(self) -> Phase:
+        name = self.settings.automatic.get(self.settings.policy.name_for(self.address.domain) or b"")
+        if name is None:
+            return Phase.ENFORCE
+        progress = self.rollout.progress.get(name)
+        return progress.phase if progress is not None else Phase.OBSERVE
 
 
 def _verified(address: Mailbox, settings: Settings, rings: KeyRings, day: Day) -> Verification:

@@ -256,6 +256,24 @@ def test_explain_says_that_replies_pass_where_the_site_rescues_them(batv: Comman
     assert tagged["rule"] == '[domains."rescue.example"] on_forged = "discard"'
 
 
+def test_explain_says_how_far_a_domain_has_been_switched_on(batv: Command) -> None:
+    """What a bounce gets today, and not what it will get in the end."""
+    batv.config.write_text(batv.config.read_text() + '[domains."new.example"]\nrollout = "auto"\n')
+    (batv.folder / "var").mkdir(exist_ok=True)
+    rule = '[domains."new.example"] on_forged = "discard"'
+    fields = batv("explain", "joe@new.example", "--json").fields
+    assert (fields["a_bounce_to_it"], fields["goes_on_to"]) == ("pass", "<joe@new.example>")
+    assert fields["rule"] == f'{rule}; but rollout = "auto", which is at observe'
+    for phase in ("mark", "quarantine"):
+        assert batv("rollout", "advance").status == 0
+        fields = batv("explain", "joe@new.example", "--json").fields
+        assert fields["a_bounce_to_it"] == phase
+        assert fields["rule"] == f'{rule}; but rollout = "auto", which is at {phase}'
+    assert batv("rollout", "advance").status == 0
+    fields = batv("explain", "joe@new.example", "--json").fields
+    assert (fields["a_bounce_to_it"], fields["rule"]) == ("discard", rule)
+
+
 def test_a_domain_below_a_wildcard_may_have_a_ring_of_its_own(batv: Command) -> None:
     """Every command finds it, as the service does."""
     batv.config.write_text(batv.config.read_text() + '[domains."*.example.com"]\n')
