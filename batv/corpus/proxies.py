@@ -169,6 +169,10 @@ async def own_proxy(  # noqa: PLR0913 -- what a proxy depends on
             update={
                 "outbound": None,
                 "inbound": inbound,
+                # What the settings lead to is scored, not the first day on the way there.
+                "domains": {
+                    name: each.model_copy(update={"rollout": "off"}) for name, each in settings.domains.items()
+                },
                 # However many answers to one user a corpus has.
                 "ledger": settings.ledger.model_copy(update={"max_rescues": 1 << 30}),
                 "state": settings.state.model_copy(update={"directory": str(state)}),

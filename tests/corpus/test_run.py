@@ -75,6 +75,15 @@ def test_what_is_expected_follows_exemptions_wildcards_schemes_and_refinements(g
         assert word in manifest, word
 
 
+def test_a_domain_that_is_switched_on_by_itself_is_scored_as_in_force(ground: Ground) -> None:
+    """What the configuration would lose in the end is the question, not what its first day lets through."""
+    config = ground.configure("site.toml", more='[domains."new.example"]\nrollout = "auto"\n')
+    said = ground("run", corpus(ground, config), "--json", config=config)
+    assert said.status == 0, said.out
+    assert said.fields["mistakes"] == []
+    assert said.fields["forged_delivered"] == 0
+
+
 def test_refused_newlines_are_expected_where_the_site_refuses_them(ground: Ground) -> None:
     """`bare_newlines` decides over ordinary mail too: what it costs must be in the score."""
     config = ground.configure("site.toml", more='[smtp]\nbare_newlines = "reject"\n')
