@@ -28,7 +28,7 @@ _LISTED: Final = 20
 _WRONG: Final = 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 def corpus() -> None:
     """Generate labelled bounces, replay them over SMTP, and see what a configuration loses and lets through."""
 

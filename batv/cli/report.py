@@ -56,7 +56,7 @@ class Network(click.ParamType["IPv4Network | IPv6Network"]):
             self.fail(f"{error}: write a network such as 192.0.2.0/24 or 2001:db8::/32", param, ctx)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 def report() -> None:
     """Find out what would be lost if bounces were withheld, and what to do about it."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["rollout"]
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def rollout() -> None:
     """Show and move how far domains with rollout = "auto" have been switched on."""
 
@@ -70,7 +70,7 @@ def status(site: Site, *, as_json: bool) -> None:
 @click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
 @click.pass_obj
 def advance(site: Site, domains: Sequence[str]) -> None:
-    """Go one step forward now, whatever the days and the evidence say."""
+    """Go one step forward now, whatever the days and the evidence say; without DOMAIN all of them."""
     _move(site, domains, lambda progress, day: replace(progress.moved(progress.forward(), day, _BY_HAND), held=False))
 
 
@@ -78,7 +78,7 @@ def advance(site: Site, domains: Sequence[str]) -> None:
 @click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
 @click.pass_obj
 def back(site: Site, domains: Sequence[str]) -> None:
-    """Go one step back now."""
+    """Go one step back now; without DOMAIN all of them."""
     _move(site, domains, lambda progress, day: progress.moved(progress.back(), day, _BY_HAND))
 
 
@@ -87,7 +87,7 @@ def back(site: Site, domains: Sequence[str]) -> None:
 @click.option("--release", is_flag=True, help="Let it go on by itself again.")
 @click.pass_obj
 def hold(site: Site, domains: Sequence[str], *, release: bool) -> None:
-    """Stay where it is until somebody says otherwise."""
+    """Stay where it is until somebody says otherwise; without DOMAIN all of them."""
     reason = "goes on" if release else "held by hand"
     _move(site, domains, lambda progress, _: replace(progress, held=not release, reason=reason))
 
