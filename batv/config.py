@@ -72,6 +72,7 @@ __all__ = [
 _MEBIBYTE: Final = 1 << 20
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _ASSIGNMENT: Final = re.compile(r"\s*(?P<key>[A-Za-z0-9_-]+)\s*=\s*(?P<value>[^#]*?)\s*(?:#.*)?")
+_DAY: Final = re.compile(r"[0-9]+-[0-9]+-[0-9]+")
 _PLACE: Final = re.compile(r" ?\(at line (?P<line>[0-9]+), column (?P<column>[0-9]+)\)")
 _TWICE: Final = {
     "Cannot declare": "this table stands in the file twice",
@@ -1188,13 +1189,15 @@ def _syntax_error(said: str, text: str, filename: str) -> ConfigError:
 
 
 def _meant(lines: Sequence[str]) -> tuple[str, str] | None:
-    """Return what a line `key = value` lacks and how to write it, if quotes or small letters are all that it lacks."""
+    """Return what a line `key = value` lacks and how to write it, where its value is all that is wrong with it."""
     match = _ASSIGNMENT.fullmatch(lines[0]) if lines else None
     if match is None:
         return None
     value = match["value"]
     if value.lower() in {"true", "false"}:
         return "true and false are written in small letters", f"{match['key']} = {value.lower()}"
+    if _DAY.fullmatch(value):
+        return f"{value} is no day", f"{match['key']} = 2027-03-31, or whichever you mean"
     listed = value.startswith("[") and value.endswith("]")
     words = [word.strip() for word in value[1:-1].split(",")] if listed else [value]
     if any(not word or '"' in word or "'" in word for word in words):

@@ -164,6 +164,8 @@ def test_a_table_of_the_wrong_type_is_refused_in_plain_words(table: str, value: 
         ("[x]\nnext_hop = 127.0.0.1:25 # store\n", 'text needs quotes: write next_hop = "127.0.0.1:25"'),
         ("[x]\nlisten = [127.0.0.1:25, a:1]\n", 'text needs quotes: write listen = ["127.0.0.1:25", "a:1"]'),
         ("[journal]\nfsync = True\n", "true and false are written in small letters: write fsync = true"),
+        ("[tags]\na = 2027-13-31\n", "2027-13-31 is no day: write a = 2027-03-31, or whichever you mean"),
+        ("[tags]\na = 2027-3-31 # end\n", "2027-3-31 is no day: write a = 2027-03-31, or whichever you mean"),
         ("[keys]\n[keys]\n", "this table stands in the file twice: mend the TOML syntax"),
         ("\n[keys\n", "expected ']' at the end of a table declaration in column 6: mend the TOML syntax"),
     ],
