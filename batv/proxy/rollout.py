@@ -154,4 +154,5 @@ class Rollout:
         return progress is None or progress.first_signed is None
 
     def _name(self, path: str) -> str | None:
-        return self._names.get(path.rpartition("@")[2].rstrip(">").lower().encode())
+        found = self._policy.name_for(path.rpartition("@")[2].rstrip(">").encode())
+        return self._names.get(found) if found is not None else None

@@ -109,6 +109,22 @@ def test_what_was_counted_is_in_the_file_after_the_end(next_hop: RecordingNextHo
     assert RolloutStore(tmp_path / "var").read()[DOMAIN].evidence == Evidence(unknown=2, forged=1)
 
 
+def test_domains_below_a_wildcard_are_counted_with_it(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """They are switched on together."""
+    changes = {**AUTO, "domains": {DOMAIN: {}, "*.example.com": {"rollout": "auto"}}}
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), changes) as relay:
+            for recipient in (b"joe@a.example.com", b"joe@b.c.example.com", JOE):
+                assert await send(relay, b"", recipient) == 250
+        assert len(next_hop.messages) == 2
+
+    asyncio.run(test())
+    assert {name: each.evidence for name, each in RolloutStore(tmp_path / "var").read().items()} == {
+        "*.example.com": Evidence(unknown=2)
+    }
+
+
 def test_the_first_signature_is_remembered(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """From it the days are counted before which nothing is withheld."""
 
