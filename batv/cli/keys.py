@@ -204,7 +204,10 @@ def new(  # noqa: PLR0913 -- one for each option
 @json_option
 @click.pass_obj
 def list_(site: Site, *, domain: str | None, as_json: bool) -> None:
-    """List the keys of all rings, or of one."""
+    """List the keys of all rings, or of one.
+
+    The days: for how many a tag of the key is good (lifetime), and for how many the key that signs has signed (days).
+    """
     at = _Ring.of(site, domain)
     rings: list[tuple[bytes | None, KeyRing]] = []
     if domain is not None:
