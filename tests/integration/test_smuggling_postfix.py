@@ -125,6 +125,7 @@ def test_one_message_or_none_arrives(
     }
 
     async def run() -> None:
+        await receiver.arrived()  # what a test that failed has left
         carried = honest = 0
         async with running(tmp_path, direction, receiver.port, changes) as relay:
             for sequence in sequences:
@@ -160,6 +161,7 @@ def test_without_the_proxy_two_messages_arrive(receiver: Receiver) -> None:
     """A Postfix that is not to be deceived would show nothing; no other sequence than these deceives it."""
 
     async def run() -> None:
+        await receiver.arrived()  # what a test that failed has left
         taken = []
         for sequence in BARE + CLEAN:
             client = await receiver.client()
