@@ -96,6 +96,7 @@ _TLS_READY: Final = Reply.of(220, "2.0.0 Ready to start TLS")
 _BYE: Final = Reply.of(221, "2.0.0 Bye")
 _OK: Final = Reply.of(250, "2.0.0 Ok")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
+_TOO_BIG: Final = Reply.of(552, "5.3.4 Message too big")
 _TIMEOUT: Final = Reply.of(421, "4.4.2 Timeout")
 _IDLING: Final = Reply.of(421, "4.7.0 Too many commands without a message")
 SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Shutting down")
@@ -701,8 +702,11 @@ class ClientConnection(SMTP):
             self._deadline.set(min(settings.data_seconds, left))
             octets = await self._inflow.read(_CHUNK_OCTETS)
             self._deadline.lift()
-            if not octets or scanner.octets > 2 * settings.max_message_octets:
-                raise ConnectionResetError("the client closed in the middle of a message, or sent without end")
+            if scanner.octets > 2 * settings.max_message_octets:
+                self._say(_TOO_BIG)  # to be heard by who looks while sending, or it would send again for days
+                raise ConnectionResetError("the client sends without end")
+            if not octets:
+                raise ConnectionResetError("the client closed in the middle of a message")
             harmless = scanner.feed(octets)
             if not failed:
                 try:

@@ -288,6 +288,7 @@ class ProxySession:
             sender,
             mail.parameters,
             peek,
+            side.marks,
             tenants,
         )
         if side.settings.add_received:
@@ -374,7 +375,7 @@ class ProxySession:
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
-        marked = self._side.marks and transaction.given.null
+        marked = transaction.marks and transaction.given.null
         foreign = decision.verdict is Verdict.FOREIGN
         deferred = decision.disposition is Disposition.DEFER
         one_by_one = lmtp or marked or alone or not transaction.pipelines
