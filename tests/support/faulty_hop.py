@@ -417,6 +417,7 @@ class FaultyHop:
     def _encrypt(self, peer: _Peer) -> None:
         assert self._tls is not None
         peer.buffer = b""
+        peer.socket.getpeername()  # wrap_socket would leave its socket open where the peer is gone
         peer.socket = self._tls.wrap_socket(peer.socket, server_side=True)
         peer.tls = True
         with self._lock:
