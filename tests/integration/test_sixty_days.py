@@ -330,8 +330,7 @@ class Site:
     def settle(self) -> None:
         """Find out what became of everything that came in."""
         delivered = Counter(_number(message.content) for message in self._mailboxes.messages)
-        folder = self.state / "quarantine" / "new"
-        messages = [file.read_bytes() for file in folder.iterdir()]
+        messages = [file.read_bytes() for file in self.state.glob("quarantine/new/*")]
         kept = Counter(map(_number, messages))
         self.diary.kept_for = {each for message in messages for each in _RELEASED_TO.findall(message)}
         for number, (_, _, code) in enumerate(self.diary.came):
