@@ -49,7 +49,7 @@ _COMMANDS: Final = {
     "sign": ("batv.cli.address:sign", "Print the signed address."),
     "verify": ("batv.cli.address:verify", "Say what the tag of an address is worth."),
     "strip": ("batv.cli.address:strip", "Print the address without its tag."),
-    "explain": ("batv.cli.address:explain", "Say what the proxies would do with an address, and why."),
+    "explain": ("batv.cli.explain:explain", "Say what the proxies do with an address or a message, and why."),
     "key": ("batv.cli.keys:key", "Make, list and change keys."),
     "clock": ("batv.cli.clock:clock", "Show whether the clock can be believed, and say that it can."),
     "config": ("batv.cli.settings:config", "Check and show the settings."),

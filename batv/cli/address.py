@@ -1,24 +1,18 @@
-"""`batv sign`, `verify`, `strip` and `explain`: one address, judged by the same stages as mail."""
+"""`batv sign`, `verify` and `strip`: one address, judged by the same stages as mail."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from batv import signing, stage
-from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
+from batv.address import Mailbox, ReversePath
 from batv.cli import Site
-from batv.cli.output import json_option, print_fields, print_json, remark, text_of
-from batv.day import CYCLE, Day, stamp_distance
+from batv.cli.output import json_option, print_json, remark, text_of
+from batv.day import Day
 from batv.errors import NoSigningKeyError
-from batv.proxy.rollout import Rollout
-from batv.rollout import Phase
-from batv.store.rollout import RolloutStore
-from batv.tag import take_off
-from batv.verdict import FORGED, Disposition, Verdict
+from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,19 +20,24 @@ if TYPE_CHECKING:
     from batv.config import Settings
     from batv.keyring import KeyRings
     from batv.signing import Verification
-    from batv.tag import Tagged
 
-__all__ = ["explain", "sign", "strip", "verify"]
+__all__ = ["HERE", "day_option", "parsed_mailbox", "reverse_path", "sign", "strip", "verified", "verify"]
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 _NO: Final = 1
-_HERE: Final = stage.Client("")
+HERE: Final = stage.Client("")
+"""The client where nobody speaks to a proxy."""
+
+
+def parsed_mailbox(text: str) -> Mailbox:
+    """Return the mailbox that an argument names; raises AddressError where it names none."""
+    # As the shell handed it over, octet for octet.
+    return Mailbox.parse(text.encode("utf-8", "surrogateescape"))
 
 
 def _mailbox(_ctx: click.Context, _param: click.Parameter, text: str) -> Mailbox:
-    # As the shell handed it over, octet for octet.
-    return Mailbox.parse(text.encode("utf-8", "surrogateescape"))
+    return parsed_mailbox(text)
 
 
 def _day(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Day | None:
@@ -49,13 +48,14 @@ def _address_argument(command: Command) -> Command:
     return click.argument("address", callback=_mailbox)(command)
 
 
-def _day_option(command: Command) -> Command:
+def day_option(command: Command) -> Command:
+    """Give a command the option `--day`; it reaches the command as a Day, or None."""
     return click.option("--day", callback=_day, metavar="YYYY-MM-DD", help="Day in UTC; default: today.")(command)
 
 
 @click.command()
 @_address_argument
-@_day_option
+@day_option
 @json_option
 @click.pass_context
 def sign(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def sign(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool
     settings = site.settings()
     day = day or site.today()
     signer = stage.SigningStage(settings.policy, settings.tags.style)
-    decision = signer.sender(_reverse_path(address), _HERE, site.rings(settings), day)
+    decision = signer.sender(reverse_path(address), HERE, site.rings(settings), day)
     if decision.disposition is Disposition.DEFER:
         raise NoSigningKeyError(decision.reason)
     if decision.verdict is not Verdict.SIGNED or decision.path.mailbox is None:
@@ -87,7 +87,7 @@ def sign(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool
 
 @click.command()
 @_address_argument
-@_day_option
+@day_option
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool) -> None:
@@ -100,7 +100,7 @@ def verify(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bo
     settings = site.settings()
     day = day or site.today()
     rings = site.rings(settings)
-    found = _verified(address, settings, rings, day)
+    found = verified(address, settings, rings, day)
     if as_json:
         print_json(
             {
@@ -133,149 +133,8 @@ def strip(*, address: Mailbox, as_json: bool) -> None:
         _print_octets(stripped)
 
 
-@click.command()
-@_address_argument
-@_day_option
-@json_option
-@click.pass_context
-def explain(ctx: click.Context, *, address: Mailbox, day: Day | None, as_json: bool) -> None:
-    """Say what the proxies would do with an address, and why."""
-    site = ctx.ensure_object(Site)
-    settings = site.settings()
-    day = day or site.today()
-    rollout = Rollout(settings)
-    rollout.progress = RolloutStore(Path(settings.state.directory)).read()
-    explained = _Explained(address, settings, site.rings(settings), day, rollout)
-    if as_json:
-        print_json(dict(explained.parts() | explained.bounce() | explained.mail()))
-        return
-    fields = explained.parts() | explained.bounce() | explained.mail()
-    print_fields((name.replace("_", " "), "none" if value is None else str(value)) for name, value in fields.items())
-
-
-@dataclass(frozen=True, slots=True)
-class _Explained:
-    """Everything there is to say about an address on a day."""
-
-    address: Mailbox
-    settings: Settings
-    rings: KeyRings
-    day: Day
-    rollout: Rollout
-
-    def parts(self) -> dict[str, object]:
-        """Return the address, its tag piece by piece, and the key."""
-        fields: dict[str, object] = {
-            "address": text_of(self.address.octets),
-            "today": self.day.iso(),
-            "stamp_of_today": self.day.stamp.decode(),
-        }
-        tagged = take_off(self.address)
-        if tagged is None:
-            return fields | {"tag": None}
-        tag = tagged.tag
-        fields |= {
-            "tag": tag.octets.decode(),
-            "placement": tagged.placement.value,
-            "without_tag": text_of(tagged.mailbox.octets),
-            "key_number": tag.key_number,
-            "key": self._key(tagged),
-            "stamp": tag.stamp.decode(),
-            "stamp_is_day": self._stamp_day(tagged).iso(),
-            "signature": tag.signature.decode(),
-        }
-        found = _verified(self.address, self.settings, self.rings, self.day)
-        if found.case is not None:
-            fields["hashed_as"] = "lower case" if found.case.value == "fold" else "written"
-        if found.days_left is not None:
-            fields["days_left"] = found.days_left
-        return fields
-
-    def bounce(self) -> dict[str, object]:
-        """Return what a bounce to the address would meet."""
-        verifier = stage.VerifyingStage(self.rollout.applied(self.settings.policy))
-        path = ForwardPath(b"<%b>" % self.address.octets, self.address)
-        decision = verifier.recipient(NULL_REVERSE_PATH, path, _HERE, self.rings, self.day)
-        goes_to = None
-        if decision.disposition in {Disposition.PASS, Disposition.REWRITE, Disposition.MARK}:
-            goes_to = text_of(decision.path.octets)
-        return {
-            "verdict": str(decision.verdict),
-            "reason": decision.reason,
-            "a_bounce_to_it": str(decision.disposition),
-            "goes_on_to": goes_to,
-            "rule": self._rule(decision.verdict, decision.reason),
-        }
-
-    def mail(self) -> dict[str, object]:
-        """Return what mail from the address would meet."""
-        signer = stage.SigningStage(self.settings.policy, self.settings.tags.style)
-        path = _reverse_path(self.address)
-        decision = signer.sender(path, _HERE, self.rings, self.day)
-        if decision.verdict is Verdict.SIGNED:
-            becomes = f"signed with key {decision.key_number}: {text_of(decision.path.octets)}"
-            if signer.wants_recipient(path, _HERE, self.day):
-                becomes += "; unsigned to recipients that are exempt"
-        elif decision.disposition is Disposition.REJECT:
-            becomes = f"answered 550: {decision.reason.removeprefix('unsigned: ')}"
-        elif decision.disposition is Disposition.DEFER:
-            becomes = f"answered 451: {decision.reason}"
-        else:
-            becomes = decision.reason
-        return {"mail_from_it": becomes}
-
-    def _key(self, tagged: Tagged) -> str:
-        number = tagged.tag.key_number
-        rings = self.rings.rings_for(self.address.domain, self.day)
-        said = []
-        for ring in rings:
-            name = "default" if ring is self.rings.default else "own"
-            key = ring.key(number)
-            if key is None:
-                said.append(f"not in the {name} ring")
-                continue
-            until = f", its tags are good until {key.last_alive}" if key.last_alive is not None else ""
-            step = f", a tag for {key.step} days" if key.step != 1 else ""
-            said.append(f"{key.role(self.day)} in the {name} ring, lifetime {key.lifetime} days{step}{until}")
-        return "; ".join(said) or "there is no key ring"
-
-    def _stamp_day(self, tagged: Tagged) -> Day:
-        ahead = stamp_distance(tagged.tag.stamp, self.day)
-        # A stamp names a day of every cycle; the nearest one is meant.
-        return self.day + (ahead if ahead <= CYCLE // 2 else ahead - CYCLE)
-
-    def _rule(self, verdict: Verdict, reason: str) -> str:
-        policy = self.settings.policy.for_domain(self.address.domain)
-        domain = text_of(self.settings.policy.name_for(self.address.domain) or self.address.domain)
-        if verdict in FORGED and policy is not None:
-            option = f"on_{verdict.word.replace('-', '_')}" if verdict in policy.by_verdict else "on_forged"
-            rule = f'[domains."{domain}"] {option} = "{policy.disposition(verdict)}"'
-            if (phase := self._phase()) is not Phase.ENFORCE:
-                rule += f'; but rollout = "auto", which is at {phase.value}'
-            if verdict is Verdict.UNTAGGED and policy.rescue:
-                rule += "; but rescue = true, and what answers mail from it passes"
-            return rule
-        if verdict is Verdict.VALID:
-            return "a genuine bounce goes on, its tag taken off"
-        if verdict is Verdict.FOREIGN and policy is None:
-            return f'there is no [domains."{domain}"], and [inbound] relay_domains does not have it'
-        if verdict is Verdict.NOT_JUDGED and policy is not None and policy.left_alone(self.address) is not None:
-            return f'[domains."{domain}"] leave_forms'
-        if verdict is Verdict.NOT_JUDGED and policy is not None and policy.exempt_recipient(self.address) is not None:
-            return f'[domains."{domain}"] exempt_recipients'
-        if verdict is Verdict.NOT_JUDGED and policy is None:
-            return "[inbound] relay_domains"
-        return reason
-
-    def _phase(self) -> Phase:
-        name = self.settings.automatic.get(self.settings.policy.name_for(self.address.domain) or b"")
-        if name is None:
-            return Phase.ENFORCE
-        progress = self.rollout.progress.get(name)
-        return progress.phase if progress is not None else Phase.OBSERVE
-
-
-def _verified(address: Mailbox, settings: Settings, rings: KeyRings, day: Day) -> Verification:
+def verified(address: Mailbox, settings: Settings, rings: KeyRings, day: Day) -> Verification:
+    """Return what the tag of an address is worth on a day; FOREIGN where its domain is not of ours."""
     policy = settings.policy.for_domain(address.domain)
     if policy is None:
         reason = f"{text_of(address.domain)} is not a domain of ours"
@@ -288,7 +147,8 @@ def _last_day(found: Verification, day: Day) -> str:
     return f"good until {day + left}" if left else "good today for the last time"
 
 
-def _reverse_path(mailbox: Mailbox) -> ReversePath:
+def reverse_path(mailbox: Mailbox) -> ReversePath:
+    """Return the reverse path that holds a mailbox."""
     return ReversePath(b"<%b>" % mailbox.octets, mailbox)
 
 

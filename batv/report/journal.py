@@ -35,10 +35,12 @@ class JournalReader:
 
     Attributes:
         paths: the files, plain or packed with gzip.
+        holding: only lines that hold these octets are looked at; the others are neither yielded nor counted.
         damaged: lines that are no records.
     """
 
     paths: Sequence[Path]
+    holding: bytes = b""
     damaged: int = 0
 
     def __iter__(self) -> Iterator[Mapping[str, object]]:
@@ -47,6 +49,8 @@ class JournalReader:
             try:
                 with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                     while line := file.readline(_MAX_LINE):
+                        if self.holding not in line:
+                            continue
                         record = _record(line)
                         if record is None:
                             self.damaged += 1

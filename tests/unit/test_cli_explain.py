@@ -1,0 +1,359 @@
+"""`batv explain --message` and `--session`: what became of a bounce, and what would have to be otherwise."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
+from batv.store.journal import Journal
+from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits
+from batv.store.quarantine import Quarantine
+from batv.store.rings import RingStore
+from batv.verdict import Disposition, Verdict
+from tests.support.command import TODAY, Command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOUNCE: Final = b"""\
+From: MAILER-DAEMON@peer.example
+To: joe@example.com
+Content-Type: multipart/report; report-type=delivery-status; boundary=b
+
+--b
+Content-Type: message/delivery-status
+
+Final-Recipient: rfc822; bob@peer.example
+
+--b
+Content-Type: message/rfc822-headers
+
+Message-ID: <1@example.com>
+Return-Path: <prvs=0787abcdef=joe@example.com>
+
+--b--
+"""
+WITHHELD: Final = RecipientOutcome(
+    "<joe@example.com>", Verdict.UNTAGGED, Disposition.DISCARD, "no tag", None, "250 2.0.0 Ok"
+)
+EVENT: Final = TransactionEnded(
+    time=1_795_435_269.0,
+    session="5e55",
+    transaction="5e55.1",
+    direction=Direction.INBOUND,
+    client="192.0.2.1",
+    helo="mx.example",
+    reverse_path="<>",
+    recipients=(WITHHELD,),
+    message_id="<7@peer.example>",
+    size=1234,
+    relay="127.0.0.1:10028",
+    reply="250 2.0.0 Ok",
+    null_sender=True,
+)
+IN_FORCE: Final = "batv config check && systemctl reload batv"
+
+
+@pytest.fixture
+def batv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return `batv` on a site that has a key and a state folder."""
+    command = Command(tmp_path, capsys)
+    assert command("key", "new").status == 0
+    (tmp_path / "var").mkdir()
+    return command
+
+
+def message(batv: Command, octets: bytes) -> str:
+    """Return the path of a file with these octets."""
+    path = batv.folder / "bounce.eml"
+    path.write_bytes(octets)
+    return str(path)
+
+
+def recorded(batv: Command, *events: TransactionEnded) -> Path:
+    """Write the records of transactions to the journal, and return its path."""
+    journal = Journal(batv.folder / "var")
+    for event in events:
+        assert journal.write(event)
+    journal.close()
+    return journal.path
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("joe@example.com", "--session", "5e55"), ("--message", "bounce.eml", "--session", "5e55")]
+)
+def test_exactly_one_subject_is_explained(batv: Command, words: tuple[str, ...]) -> None:
+    """Of two it would not be clear which one the answer is about."""
+    answer = batv("explain", *words)
+    assert (answer.status, answer.out) == (2, "")
+    assert "give one of ADDRESS, --message FILE and --session ID" in answer.err
+
+
+# A message.
+
+
+def test_a_file_of_the_quarantine_is_explained_by_what_stands_in_it(batv: Command) -> None:
+    """Its tags are cut short and keys change: what it met is what its envelope says, for each recipient."""
+    kept = Quarantine(batv.folder / "var" / "quarantine").begin(
+        "1.batv",
+        [
+            ("Return-Path", "<>"),
+            ("X-Original-To", "<joe@example.com>"),
+            ("X-Batv-Verdict", "untagged (no tag)"),
+            ("X-Original-To", "<prvs=0787******=ann@lists.example>"),
+            ("X-Batv-Verdict", "bad-signature (the tag does not fit"),
+            ("X-Batv-Transaction", "5e55.1"),
+        ],
+    )
+    kept.write(b"Return-Path: <forged@peer.example>\r\n" + BOUNCE.replace(b"\n", b"\r\n") + b".\r\n")
+    kept.commit()
+    answer = batv("explain", "--message", str(batv.folder / "var/quarantine/new/1.batv"), "--json")
+    assert answer.status == 0
+    fields = answer.fields
+    assert (fields["return_path"], fields["transaction"], fields["kind"]) == ("<>", "5e55.1", "dsn")
+    assert (fields["answers"], fields["speaks_of"]) == (["1@example.com"], ["bob@peer.example"])
+    plain, tagged = fields["recipients"]
+    assert (plain["verdict"], plain["disposition"]) == ("untagged", "quarantine")
+    assert plain["rule"] == '[domains."example.com"] on_forged = "discard"'
+    assert plain["otherwise"].startswith("the bounce would have to come to the signed address")
+    assert plain["to_change_it"] == f'set [domains."example.com"] on_forged = "mark" in {batv.config}, then: {IN_FORCE}'
+    assert (tagged["recipient"], tagged["verdict"]) == ("<prvs=0787******=ann@lists.example>", "bad-signature")
+    assert tagged["to_change_it"].startswith("batv key list; or set")
+
+
+@pytest.mark.parametrize("field", ["X-Original-To: {}", "Delivered-To: {}", "To: Joe <{}>"])
+def test_the_recipient_of_a_message_is_found_and_judged(batv: Command, field: str) -> None:
+    """Mail stores write one field or the other; a tag in it is judged, and never shown whole."""
+    signed = batv("sign", "joe@example.com").out.strip()
+    name = message(batv, f"From x\nReturn-Path: <>\n{field.format(signed)}\n".encode() + BOUNCE)
+    for words in ((), ("--json",)):
+        assert signed[:15] not in batv("explain", "--message", name, *words).out
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["disposition"], said["key"], said["stamp"]) == ("valid", "rewrite", 0, "787")
+    (late,) = batv("explain", "--message", name, "--json", "--day", str(TODAY + 9)).fields["recipients"]
+    assert (late["verdict"], late["disposition"]) == ("expired", "discard")
+    assert late["otherwise"] == "the bounce would have to come before the last day of its tag"
+    shown = batv("explain", "--message", name).out.splitlines()
+    assert "verdict:      valid" in shown
+    assert "speaks of:       bob@peer.example" in shown
+
+
+def test_mail_that_is_no_bounce_is_told_apart(batv: Command) -> None:
+    """It was never judged, and nothing is to be set."""
+    name = message(batv, b"Return-Path: <bob@peer.example>\nDelivered-To: joe@example.com\n\nhello\n")
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["disposition"], said["to_change_it"]) == ("not-a-bounce", "pass", None)
+
+
+def test_a_marked_message_is_explained_by_its_mark(batv: Command) -> None:
+    """Its tag was taken off when it was delivered. Where nobody marks, anybody may have written the field."""
+    name = message(batv, b"Return-Path: <>\nX-Batv-Status: valid\n" + BOUNCE)
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert said["verdict"] == "untagged"
+    batv.config.write_text(batv.config.read_text().replace('"reject"', '"mark"'))
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["judged_by"]) == ("valid", "the file, which says what it met")
+
+
+def test_a_message_is_looked_up_in_the_ledger(batv: Command) -> None:
+    """Whether it answers mail that this recipient sent decides where the site rescues replies."""
+    settings = batv.config.read_text().replace('[domains."example.com"]', '[domains."example.com"]\nrescue = true')
+    batv.config.write_text(settings + "[ledger]\nenabled = true\n")
+    name = message(batv, b"Return-Path: <>\n" + BOUNCE)
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["ledger"]) == ("untagged", "there is none")
+    assert not (batv.keys / SECRET_NAME).exists()
+    secret = RingStore(batv.keys).ledger_secret()
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["ledger"]) == ("untagged", "answers nothing that this recipient has sent")
+    assert said["otherwise"].endswith("; or to answer mail of this recipient that the ledger knows")
+    ledger = Ledger(batv.folder / "var/ledger", secret, lambda: TODAY, LedgerLimits(), lambda _: True)
+    ledger.note(b"1@example.com", (b"joe@example.com",), (b"bob@peer.example",))
+    ledger.close()
+    (said,) = batv("explain", "--message", name, "--json").fields["recipients"]
+    assert (said["verdict"], said["disposition"], said["ledger"]) == ("rescued", "pass", "on the ledger")
+    assert said["rule"] == '[domains."example.com"] rescue = true'
+
+
+def test_no_more_of_a_message_is_read_than_the_proxy_looks_at(batv: Command) -> None:
+    """A file of gigabytes is no reason to fill the memory, and what stands behind decides nothing."""
+    head, body = BOUNCE.split(b"\n\n", 1)
+    far = head + b"\n\n" + b"x" * 262_144 + b"\n" + body
+    fields = batv("explain", "--message", message(batv, far), "--json").fields
+    assert fields["answers"] == []
+
+
+def test_what_a_message_says_does_nothing_to_a_terminal(batv: Command) -> None:
+    """Whoever forged it has chosen its words, and tags that it quotes are credentials."""
+    hostile = BOUNCE.replace(b"bob@", b"b\xc2\x9bob@").replace(b"<1@", b"<\x1b[2Jprvs=0787abcdef=1@")
+    said = batv("explain", "--message", message(batv, hostile)).out
+    assert "\x1b" not in said
+    assert "\x9b" not in said
+    assert "abcdef" not in said
+
+
+def test_a_file_that_is_no_message_of_ours_is_said_to_be_none(batv: Command) -> None:
+    """One line tells what to do instead."""
+    answer = batv("explain", "--message", message(batv, b"\x00\xff\n"))
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err.endswith("names no recipient: give its address, batv explain ADDRESS\n")
+    for name in (str(batv.folder), str(batv.folder / "missing.eml")):
+        assert batv("explain", "--message", name).status == 74
+
+
+# A session.
+
+
+def test_every_record_of_a_session_is_explained(batv: Command) -> None:
+    """Also those that were rotated away, packed or not; a transaction's name tells only its own."""
+    rotated = recorded(batv, EVENT).rename(batv.folder / "var/journal.jsonl.2")
+    (batv.folder / "var/journal.jsonl.3.gz").write_bytes(gzip.compress(rotated.read_bytes()))
+    other = replace(EVENT, session="0e55", transaction="0e55.1", message_id="5e55")
+    recorded(batv, replace(EVENT, transaction="5e55.2"), other)
+    records = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert sorted(record["transaction"] for record in records) == ["5e55.1", "5e55.1", "5e55.2"]
+    (record,) = batv("explain", "--session", "5e55.2", "--json").fields["records"]
+    for name, value in (
+        ("verdict", "untagged"),
+        ("disposition", "discard"),
+        ("reason", "no tag"),
+        ("reply", "250 2.0.0 Ok"),
+        ("key", None),
+        ("rule", '[domains."example.com"] on_forged = "discard"'),
+        ("to_change_it", f'set [domains."example.com"] on_forged = "mark" in {batv.config}, then: {IN_FORCE}'),
+        ("today_it_would_get", "discard"),
+    ):
+        assert record[name] == value
+    shown = batv("explain", "--session", "5e55.2").out.splitlines()
+    assert "today it would get: discard" in shown
+
+
+def test_a_session_that_the_journal_has_not_is_said_to_be_none(batv: Command) -> None:
+    """A script sees it by the exit status; part of a name is no name."""
+    assert batv("explain", "--session", "5e55").status == 74
+    recorded(batv, EVENT)
+    for name in ("5e5", "5e55.", "", "7@peer.example"):
+        answer = batv("explain", "--session", name)
+        assert (answer.status, answer.out) == (1, "")
+        assert answer.err.startswith("batv: the journal has nothing of ")
+
+
+MORE: Final = """
+[domains."new.example"]
+rollout = "auto"
+[domains."rescue.example"]
+rescue = true
+[ledger]
+enabled = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "rule", "change"),
+    [
+        ("a@new.example", ("untagged", "pass", "no tag"), 'rollout = "auto"', "batv rollout advance new.example"),
+        (
+            "a@example.com",
+            ("untagged", "quarantine", "no tag; z.example lists the client"),
+            "[dnsbl] on_listed",
+            "[dnsbl]",
+        ),
+        ("a@example.com", ("expired", "defer", "old; the clock says 2038-01-01"), "nothing is lost", "batv clock"),
+        ("a@example.com", ("untagged", "discard", "no tag; quarantine full"), "quarantine_max_mib = 1024", "on_forged"),
+        ("a@gone.example", ("untagged", "discard", "no tag"), "was there then, and is no more", None),
+        ("a@example.com", ("valid", "rewrite", "tag good"), "its tag taken off", "batv key revoke"),
+        (
+            "a@example.com",
+            ("valid", "quarantine", "good; many failed tags from 192.0.2.0/24"),
+            "[guessing]",
+            "[guessing]",
+        ),
+        ("a@rescue.example", ("rescued", "pass", "no tag; mdn"), "rescue = true", "rescue = false"),
+        (
+            "a@far.example",
+            ("foreign", "reject", "no"),
+            'there is no [domains."far.example"]',
+            'add [domains."far.example"]',
+        ),
+        ("a%b@example.com", ("foreign", "reject", "routing character"), "routing character", None),
+        ("a@hosted.example", ("not-judged", "pass", "relayed"), "[inbound] relay_domains", "[inbound] relay_domains"),
+        (
+            "a@example.com",
+            ("not-judged", "pass", "exempt: exempt_clients has 192.0.2.0/24"),
+            "[inbound]",
+            "exempt_clients",
+        ),
+        ("a@example.com", ("not-judged", "pass", "exempt: robots"), '[[exemptions]] "robots"', "[[exemptions]]"),
+        ("Postmaster", ("not-judged", "pass", "postmaster without a domain"), "postmaster without a domain", None),
+    ],
+)
+def test_the_record_of_a_bounce_names_what_decided_and_how_to_change_it(
+    batv: Command, path: str, said: tuple[str, str, str], rule: str, change: str | None
+) -> None:
+    """Rule and command are those of the reason on record."""
+    verdict, disposition, reason = said
+    batv.config.write_text(batv.config.read_text() + MORE)
+    outcome = replace(
+        WITHHELD,
+        forward_path=f"<{path}>",
+        verdict=Verdict(verdict),
+        disposition=Disposition(disposition),
+        reason=reason,
+    )
+    recorded(batv, replace(EVENT, recipients=(outcome,)))
+    (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert rule in record["rule"]
+    if change is None:
+        assert record["to_change_it"] is None
+    else:
+        assert change in record["to_change_it"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "rule", "change"),
+    [
+        ("<a@example.com>", ("signed", "rewrite", "signed with key 0"), '[domains."example.com"]', "[[exemptions]]"),
+        (
+            "<a@far.example>",
+            ("unsigned", "pass", "unsigned: far.example is not a domain of ours"),
+            "there is no",
+            "add",
+        ),
+        ("<a@example.com>", ("unsigned", "defer", "no key of the default ring signs"), "no key", "batv key new"),
+        ("<a@example.com>", ("unsigned", "defer", "the clock says 2038-01-01"), "nothing is lost", "batv clock trust"),
+        ("<a@example.com>", ("unsigned", "pass", "unsigned: no XFORWARD SOURCE=LOCAL"), "[outbound]", "local_source"),
+        ("<a@example.com>", ("unsigned", "pass", "unsigned: exempt: exempt_own_domains"), "[outbound]", "= false"),
+        ("<a@example.com>", ("unsigned", "pass", "unsigned: exempt: robots"), "robots", "[[exemptions]]"),
+        ("<a@lists.example>", ("unsigned", "pass", "unsigned: leave_forms has srs"), "leave_forms", "lists.example"),
+        ("<a@example.com>", ("unsigned", "reject", "unsigned: local part too long"), "on_too_long", "on_too_long"),
+        ("<>", ("unsigned", "pass", "unsigned: null sender"), "a null sender is never signed", None),
+    ],
+)
+def test_the_record_of_mail_that_went_out_names_what_decided(
+    batv: Command, path: str, said: tuple[str, str, str], rule: str, change: str | None
+) -> None:
+    """Mail that left unsigned has bounces that look forged: why it did is what there is to mend."""
+    verdict, disposition, reason = said
+    outcome = RecipientOutcome(
+        "<bob@peer.example>", Verdict(verdict), Disposition(disposition), reason, None, "250 2.0.0 Ok"
+    )
+    event = replace(EVENT, direction=Direction.OUTBOUND, reverse_path=path, recipients=(outcome,))
+    recorded(batv, event)
+    (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert rule in record["rule"]
+    assert record["today_it_would_get"] is None
+    if change is None:
+        assert record["to_change_it"] is None
+    else:
+        assert change in record["to_change_it"]
+
+
+def test_a_record_shows_when_the_settings_have_changed_since(batv: Command) -> None:
+    """What was done then is no sign of what is done now."""
+    recorded(batv, replace(EVENT, recipients=(replace(WITHHELD, disposition=Disposition.PASS),)))
+    (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert (record["disposition"], record["today_it_would_get"]) == ("pass", "discard")
