@@ -1,12 +1,16 @@
 """The quarantine: forged bounces kept in a Maildir, for an administrator to look at and to release.
 
 A message is on the disk, name and all, before the sender hears 250. It begins with the envelope it came with
-(Return-Path, X-Original-To for each recipient, X-Batv-Verdict); its line ends are LF, as in any Maildir.
+(Return-Path, X-Original-To and X-Batv-Verdict for each recipient, X-Batv-Transaction); its line ends are LF, as in any
+Maildir.
 
 Forged bounces come in floods, so the quarantine has a size that it does not grow beyond. What is in it is counted when
 the service starts and then kept as a sum. An administrator deletes messages, and other processes add some: so it is
 counted anew every few seconds while messages come, in a thread, and never for more than a twentieth of the time. With
 several processes the limit is kept but for what the others have added since.
+
+What an administrator lists, releases and deletes is read back by these fields, of which X-Batv-Transaction is the last:
+what follows is the message's own, whatever fields that may begin with.
 
 Source: the Maildir specification of D. J. Bernstein; RFC 5321 section 4.4 for Return-Path.
 """
@@ -14,8 +18,10 @@ Source: the Maildir specification of D. J. Bernstein; RFC 5321 section 4.4 for R
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Final
 
@@ -23,10 +29,11 @@ from batv.errors import IoError, QuarantineFullError
 from batv.smtp.data import Unstuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
-__all__ = ["Quarantine", "QuarantinedMessage"]
+__all__ = ["KeptMessage", "KeptRecipient", "Quarantine", "QuarantinedMessage"]
 
 _BLOCK_OCTETS: Final = 4096
 """What a file takes on the disk is a multiple of this: a flood of small messages fills it as well as large ones do."""
@@ -36,6 +43,82 @@ _COUNTING_SECONDS: Final = 5.0
 
 _COUNTING_SHARE: Final = 20
 """Between two counts at least so many times what the last one took: a million files take seconds."""
+
+_NAME = re.compile(r"(?P<name>(?P<seconds>[0-9]{1,11}\.[0-9]{6})\.[^:]+\.batv)(?::.*)?")
+"""The name of a file, and the flags that a mail program has put after it."""
+
+_FIELD = re.compile(rb"(Return-Path|X-Original-To|X-Batv-Verdict|X-Batv-Transaction): ([^\n]*)\n")
+_FIELD_OCTETS: Final = 8192
+"""Of a line of the envelope: a path or a reason, each of which is cut far below that."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRecipient:
+    """Whom a message in the quarantine was for.
+
+    Attributes:
+        path: the forward path as text, the signature of a tag in it cut out.
+        verdict: the word of the verdict.
+        reason: why it was given.
+    """
+
+    path: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMessage:
+    """A message in the quarantine.
+
+    Attributes:
+        name: of its file, without the flags of mail programs.
+        file: where it is.
+        time: when it came, in POSIX seconds.
+        octets: of the message as it lies there, with LF.
+        sender: the reverse path as text.
+        recipients: whom it was for.
+        transaction: its name in log and journal.
+        begins: octets of the envelope before it.
+    """
+
+    name: str
+    file: Path
+    time: float
+    octets: int
+    sender: str
+    recipients: tuple[KeptRecipient, ...]
+    transaction: str
+    begins: int
+
+    def content(self, most: int = -1) -> bytes:
+        """Return the message as it came: line ends CRLF, dots not stuffed.
+
+        Args:
+            most: octets on the disk after which no more is read; -1 for all.
+
+        Raises:
+            IoError: it cannot be read.
+        """
+        try:
+            with _opened(self.file) as file:
+                file.seek(self.begins)
+                return file.read(most).replace(b"\n", b"\r\n")
+        except OSError as error:
+            raise _unreadable(self.file, error) from error
+
+    def remove(self) -> None:
+        """Take the message out of the quarantine; one that is gone is gone.
+
+        Raises:
+            IoError: it is still there.
+        """
+        try:
+            self.file.unlink(missing_ok=True)
+            _sync_folder(self.file.parent)
+        except OSError as error:
+            remedy = "make it writable"
+            raise IoError(f"cannot remove {self.file}: {(error.strerror or '').lower()}", remedy) from error
 
 
 class Quarantine:
@@ -89,6 +172,26 @@ class Quarantine:
             return QuarantinedMessage(self, name, header, beyond_limit=beyond_limit)
         except OSError as error:
             raise _failed(self.directory, error) from error
+
+    def kept(self) -> Iterator[KeptMessage]:
+        """Yield the messages in it, in no order; what others have put there is passed over.
+
+        Raises:
+            IoError: they cannot be read.
+        """
+        for folder in (self.directory / "new", self.directory / "cur"):
+            try:
+                files = list(folder.iterdir())
+            except FileNotFoundError:
+                continue  # nothing has come yet
+            except OSError as error:
+                raise _unreadable(folder, error) from error
+            for file in files:
+                # Whoever moves and deletes messages does so while they are listed.
+                with suppress(FileNotFoundError):
+                    message = _kept(file)
+                    if message is not None:
+                        yield message
 
     def take(self, octets: int, *, beyond_limit: bool = False) -> None:
         """Take room for octets of a message, whether there is any or not if `beyond_limit`; 0 asks whether there is.
@@ -239,6 +342,52 @@ class QuarantinedMessage:
         view = memoryview(octets)
         while view:
             view = view[os.write(self._file, view) :]
+
+
+def _kept(file: Path) -> KeptMessage | None:
+    named = _NAME.fullmatch(file.name)
+    if named is None:
+        return None
+    sender, transaction, paths, verdicts = "", "", list[str](), list[str]()
+    try:
+        with _opened(file) as stream:
+            while not transaction:
+                field = _FIELD.fullmatch(stream.readline(_FIELD_OCTETS))
+                if field is None:
+                    return None
+                value = field[2].decode("utf-8", "backslashreplace")
+                match field[1]:
+                    case b"Return-Path":
+                        sender = value
+                    case b"X-Original-To":
+                        paths.append(value)
+                    case b"X-Batv-Verdict":
+                        verdicts.append(value)
+                    case _:
+                        transaction = value
+            begins, octets = stream.tell(), os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if not paths or len(paths) != len(verdicts):
+        return None
+    recipients = []
+    for path, said in zip(paths, verdicts, strict=True):
+        verdict, _, reason = said.partition(" (")
+        recipients.append(KeptRecipient(path, verdict, reason.removesuffix(")")))
+    seconds = float(named["seconds"])
+    return KeptMessage(named["name"], file, seconds, octets - begins, sender, tuple(recipients), transaction, begins)
+
+
+def _opened(file: Path) -> BinaryIO:
+    # The folder is its user's, who may be another one than we are: no link is followed, nothing is waited for.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(file, flags), "rb")
+
+
+def _unreadable(path: Path, error: OSError) -> IoError:
+    return IoError(f"cannot read {path}: {(error.strerror or '').lower()}", "run this as a user who may")
 
 
 def _on_disk(octets: int) -> int:
