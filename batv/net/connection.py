@@ -31,6 +31,7 @@ from batv.smtp.reply import Reply, ReplyParser
 if TYPE_CHECKING:
     import ssl
 
+    from batv.config import Announce
     from batv.net.outbox import Outbox
     from batv.smtp.origin import Origin
 
@@ -77,6 +78,7 @@ class NextHopConnection(asyncio.Protocol):
         burden: errors and RSETs since the last message that the server took.
         origin: the client that XCLIENT told the server of; None for ourselves.
         tls: version and cipher; empty in clear.
+        tells: how the server is told who the client is: with XFORWARD or XCLIENT; None if with neither.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, greeting_seconds: float, outbox: Outbox) -> None:
@@ -85,6 +87,7 @@ class NextHopConnection(asyncio.Protocol):
         self.burden = 0
         self.origin: Origin | None = None
         self.tls = ""
+        self.tells: Announce | None = None
         self._loop = loop
         self._outbox = outbox
         self._parser = ReplyParser()
@@ -151,6 +154,11 @@ class NextHopConnection(asyncio.Protocol):
             paused.set_result(None)
 
     # What callers use.
+
+    @property
+    def now(self) -> float:
+        """The event loop's time."""
+        return self._loop.time()
 
     @property
     def usable(self) -> bool:

@@ -43,6 +43,7 @@ _MORE_WANTED: Final = 334
 _OURSELVES: Final = Origin()
 _HELO: Final = re.compile(r"[!-~]{1,255}")
 _STATUS: Final = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_KEYWORDS: Final = {Announce.XFORWARD: b"XFORWARD", Announce.XCLIENT: b"XCLIENT"}
 _PROXY: Final = {Announce.PROXY_V1: proxy_v1, Announce.PROXY_V2: proxy_v2}
 
 
@@ -81,6 +82,7 @@ class Destination:
 
     def __init__(self, endpoint: Endpoint, link: Link, settings: NextHopSettings, hostname: bytes) -> None:
         self.endpoint = endpoint
+        self._name = str(endpoint)
         self.known: Capabilities | None = None
         self.avoided_until = 0.0
         self._link = link
@@ -94,7 +96,7 @@ class Destination:
 
     def __str__(self) -> str:
         """Return the address."""
-        return str(self.endpoint)
+        return self._name
 
     @property
     def fresh(self) -> Capabilities | None:
@@ -119,12 +121,11 @@ class Destination:
         if self._closed or connection.burden > _MAX_BURDEN:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._settings.idle_seconds
+        until = connection.now + self._settings.idle_seconds
         self.known, self._known_until = connection.capabilities, until
         self._idle[connection] = until
         if self._retiring is None:
-            self._retiring = loop.call_at(until, self._retire)
+            self._retiring = asyncio.get_running_loop().call_at(until, self._retire)
 
     def close(self) -> None:
         """Close what is unused, and what comes back from now on."""
@@ -172,16 +173,6 @@ class Destination:
             connection.abort()
             raise
         connection.origin = origin
-
-    def uses(self, announce: Announce, connection: NextHopConnection) -> bool:
-        """Whether this is how the server on this connection is to learn who the client is."""
-        wanted = self._link.announce
-        if wanted is Announce.AUTO:
-            xforward = b"XFORWARD" in connection.capabilities
-            return announce is (Announce.XFORWARD if xforward else Announce.XCLIENT) and (
-                announce.name.encode() in connection.capabilities
-            )
-        return announce is wanted and announce.name.encode() in connection.capabilities
 
     def _retire(self) -> None:
         """Close what was unused for long; one timer for all, since most connections are used again at once."""
@@ -241,13 +232,19 @@ class Destination:
         verb = b"LHLO " if self.endpoint.lmtp else b"EHLO "
         name = name or self._hostname
         reply = await connection.command(verb + name, seconds)
-        if reply.positive:
-            connection.capabilities = Capabilities.of(reply)
-            return
+        offered = Capabilities.of(reply) if reply.positive else Capabilities({})
         if reply.permanent and not self.endpoint.lmtp:
             reply = await connection.command(b"HELO " + name, seconds)
-            connection.capabilities = Capabilities({})
         _positive("our greeting", reply)
+        connection.capabilities = offered
+        connection.tells = self._announced_to(offered)
+
+    def _announced_to(self, offered: Capabilities) -> Announce | None:
+        """Return how a server that offers this is told who the client is; None if with no command."""
+        wanted = (
+            (Announce.XFORWARD, Announce.XCLIENT) if self._link.announce is Announce.AUTO else (self._link.announce,)
+        )
+        return next((each for each in wanted if _KEYWORDS.get(each) in offered), None)
 
     async def _start_tls(self, connection: NextHopConnection) -> None:
         if b"STARTTLS" not in connection.capabilities:

@@ -168,7 +168,7 @@ class Route:
         if connection is None:
             return None
         self._serving[connection] = destination
-        if destination.uses(Announce.XCLIENT, connection) and connection.origin != self._origin:
+        if connection.tells is Announce.XCLIENT and connection.origin != self._origin:
             self.release(connection)
             return None
         return connection
@@ -186,7 +186,7 @@ class Route:
                 connection = None if fresh else await self._reused(destination)
                 if connection is None:
                     connection = await destination.connect(self._origin)
-                    if destination.uses(Announce.XCLIENT, connection):
+                    if connection.tells is Announce.XCLIENT:
                         await destination.introduce(connection, self._origin)
             except NextHopFault as fault:
                 faults.append(f"{destination}: {fault}")
@@ -205,7 +205,7 @@ class Route:
     def release(self, connection: NextHopConnection) -> None:
         """Take a connection back that has no transaction open."""
         destination = self._serving.pop(connection)
-        bound = connection.origin is not None and not destination.uses(Announce.XCLIENT, connection)
+        bound = connection.origin is not None and connection.tells is not Announce.XCLIENT
         if (self._own or bound) and connection.usable:
             destination.known = destination.known or connection.capabilities
             self._free[connection] = destination
@@ -248,7 +248,7 @@ class Route:
             connection: a connection in use.
             identifier: our name for the message, where the client has told none.
         """
-        if self._origin is None or not self._serving[connection].uses(Announce.XFORWARD, connection):
+        if self._origin is None or connection.tells is not Announce.XFORWARD:
             return []
         offered = connection.capabilities.keywords[b"XFORWARD"]
         if self._origin.ident or b"IDENT" not in offered.upper().split():
@@ -259,7 +259,7 @@ class Route:
 
     async def _reused(self, destination: Destination) -> NextHopConnection | None:
         connection = self._unused(destination)
-        if connection is not None and destination.uses(Announce.XCLIENT, connection):
+        if connection is not None and connection.tells is Announce.XCLIENT:
             try:
                 await destination.introduce(connection, self._origin)
             except NextHopFault:

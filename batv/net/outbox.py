@@ -19,9 +19,10 @@ _AT_ONCE_OCTETS: Final = 16_384
 class Outbox:
     """Keeps what is written to connections until the event loop has done what it was about to do."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_loop", "_waiting")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[asyncio.WriteTransport, bytes] = {}
 
     def put(self, transport: asyncio.WriteTransport, octets: bytes) -> None:
@@ -31,7 +32,9 @@ class Outbox:
         if before is not None:
             octets = before + octets
         elif not waiting:
-            asyncio.get_running_loop().call_soon(self.flush)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self.flush)
         waiting[transport] = octets
         if len(octets) > _AT_ONCE_OCTETS:
             self.send(transport)

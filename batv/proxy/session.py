@@ -369,7 +369,9 @@ class ProxySession:
         return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        decision = self._guarded(await self._decided(transaction, rcpt.path))
+        decision = self._guarded(
+            self._decided_at_once(transaction, rcpt.path) or await self._decided(transaction, rcpt.path)
+        )
         if decision.undecided and self._side.ledger is None:
             decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
@@ -407,6 +409,12 @@ class ProxySession:
         lists = self._side.blocklists
         return lists.ask(self._client.address) if lists is not None and path.null else None
 
+    def _decided_at_once(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath] | None:
+        """Return what the stage says of a recipient where no list is asked about the client; else None."""
+        if transaction.inquiry is not None:
+            return None
+        return transaction.stage.recipient(transaction.given, path, self._client, transaction.rings, transaction.day)
+
     async def _decided(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath]:
         """Return what the stage says of a recipient, with what lists say of the client where that matters."""
 
@@ -426,9 +434,12 @@ class ProxySession:
 
         Where forged bounces are let through, there is nothing to guess for.
         """
-        guessing, mailbox = self._side.guessing, decision.path.mailbox
+        guessing = self._side.guessing
+        if guessing is None:
+            return decision
+        mailbox = decision.path.mailbox
         guess = decision.verdict in GUESSES and decision.disposition not in {Disposition.PASS, Disposition.DEFER}
-        if guessing is None or mailbox is None or not (guess or decision.verdict is Verdict.VALID):
+        if mailbox is None or not (guess or decision.verdict is Verdict.VALID):
             return decision
         now = asyncio.get_running_loop().time()
         network, recipient = network_of(self._client.address), victim(mailbox)

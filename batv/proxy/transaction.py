@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from batv.net.connection import NextHopFault, SilenceFault
@@ -205,20 +206,28 @@ class Transaction:
 
     async def say_mail(self) -> None:
         """Say MAIL, and do not wait for the reply."""
-        self._until = asyncio.get_running_loop().time() + self.route.settings.command_seconds
-        await self._say_mail(fresh=False)
+        connection = self.route.at_hand()
+        if connection is None:
+            self._until = asyncio.get_running_loop().time() + self.route.settings.command_seconds
+            connection = await self._acquire(fresh=False)
+        else:
+            self._until = connection.now + self.route.settings.command_seconds
+            connection = self._fitting(connection)
+        await self._say_mail(connection)
 
     async def mail_reply(self) -> Reply:
         """Return the reply to MAIL; one that is not positive ends what the next hop knows of the transaction."""
         reply = None
         while reply is None:
             try:
-                reply = await self._mail_reply()
+                for answer in self._prelude:
+                    _check_prelude(await answer)
+                reply = await self._said_mail
             except NextHopFault as fault:
                 connection, self._connection = self._connection, None
                 if connection is None or not self.route.failed(connection) or isinstance(fault, SilenceFault):
                     raise
-                await self._say_mail(fresh=True)
+                await self._say_mail(await self._acquire(fresh=True))
                 said, self._said = self._said, deque()
                 for recipient, _ in said:
                     # This server may take one command at a time: the others follow then, each in its turn.
@@ -378,7 +387,7 @@ class Transaction:
             reply: the last reply that the client got, or None if it got none.
         """
         self.peek.finish()
-        said = printable(str(reply).encode()) if reply is not None else ""
+        said = _text(str(reply)) if reply is not None else ""
         outbound = self.side.direction is Direction.OUTBOUND
         outcomes = []
         for recipient in self.recipients:
@@ -390,7 +399,7 @@ class Transaction:
                     decision.disposition,
                     clean(decision.reason),
                     decision.key_number,
-                    said if said and recipient.accepted else printable(str(recipient.reply).encode()),
+                    said if said and recipient.accepted else _text(str(recipient.reply)),
                 )
             )
         return TransactionEnded(
@@ -428,6 +437,12 @@ class Transaction:
         return self._until - asyncio.get_running_loop().time()
 
     @property
+    def _said_mail(self) -> asyncio.Future[Reply]:
+        if self._mail is None:  # pragma: no cover -- what kept it from being said is heard before
+            raise NextHopFault("MAIL was not said")
+        return self._mail
+
+    @property
     def _standing(self) -> NextHopConnection:
         if self._connection is None:
             raise NextHopFault(self.cause or "the next hop is gone")
@@ -439,14 +454,13 @@ class Transaction:
             raise NextHopFault(_OFFER_GONE)
         return connection.send(recipient.command, self.route.settings.command_seconds)
 
-    async def _say_mail(self, *, fresh: bool) -> None:
-        connection = await self._acquire(fresh=fresh)
+    async def _say_mail(self, connection: NextHopConnection) -> None:
         self._connection = connection
         self.relay = self.route.server(connection)
         seconds = self.route.settings.command_seconds
         if not connection.reused:
             seconds = max(self._seconds_left, 0)
-        self._prelude = []
+        self._prelude, self._mail = [], None
         for line in self.route.prelude(connection, self.identifier):
             answer = connection.send(line, seconds)
             self._prelude.append(answer)
@@ -456,21 +470,13 @@ class Transaction:
                     return  # whoever waits for the reply to MAIL hears why it was not said
         self._mail = connection.send(self._mail_command, seconds)
 
-    async def _mail_reply(self) -> Reply:
-        for answer in self._prelude:
-            _check_prelude(await answer)
-        assert self._mail is not None  # noqa: S101 -- say_mail comes before
-        return await self._mail
-
     async def _acquire(self, *, fresh: bool) -> NextHopConnection:
-        connection = None if fresh else self.route.at_hand()
-        if connection is None:
-            try:
-                async with asyncio.timeout_at(self._until):
-                    connection = await self.route.acquire(fresh=fresh)
-            except TimeoutError as error:
-                seconds = self.route.settings.command_seconds
-                raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
+        try:
+            async with asyncio.timeout_at(self._until):
+                connection = await self.route.acquire(fresh=fresh)
+        except TimeoutError as error:
+            seconds = self.route.settings.command_seconds
+            raise NextHopFault(f"the next hop took longer than {seconds:g} s for a command") from error
         return self._fitting(connection)
 
     def _fitting(self, connection: NextHopConnection) -> NextHopConnection:
@@ -522,6 +528,12 @@ class Transaction:
             self.route.release(connection)
         else:
             self.route.drop(connection)
+
+
+@lru_cache(maxsize=128)
+def _text(reply: str) -> str:
+    """Return a reply as text for an event: most say what the one before said."""
+    return printable(reply.encode("utf-8", "backslashreplace"))
 
 
 def _check_prelude(reply: Reply) -> None:
