@@ -121,7 +121,7 @@ def test_what_is_no_reply_is_an_error(octets: bytes) -> None:
 def test_replies_before_the_broken_one_are_given() -> None:
     """A refusal that came is still a refusal; nothing is given after the break."""
     parser = ReplyParser()
-    replies = parser.feed(b"250 a\r\n550 b\r\nnonsense\r\n250 c\r\n")
+    replies = iter(parser.feed(b"250 a\r\n550 b\r\nnonsense\r\n250 c\r\n"))
     assert [next(replies), next(replies)] == [Reply(250, (b"a",)), Reply(550, (b"b",))]
     with pytest.raises(ReplyError, match="does not follow RFC 5321"):
         next(replies)
