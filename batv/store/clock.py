@@ -5,21 +5,17 @@ It holds nothing secret, and may be read by all: whoever runs the command need n
 
 from __future__ import annotations
 
-import json
-import os
 from typing import TYPE_CHECKING, Final
 
 from batv.clock import Trust
 from batv.day import Day
-from batv.errors import ConfigError, DayError
-from batv.store.files import Owner, read_bounded, write_atomically
+from batv.store.state_file import StateFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["TrustStore"]
 
-_VERSION: Final = 1
 _MAX_OCTETS: Final = 4096
 
 
@@ -31,15 +27,13 @@ class TrustStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "clock.json"
+        remedy = "remove it, or run 'batv clock trust' again"
+        self._file = StateFile(directory / "clock.json", _MAX_OCTETS, remedy, mode=0o644)
+        self.path = self._file.path
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return what is another when the file is."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return ()
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return self._file.fingerprint()
 
     def read(self) -> Trust | None:
         """Return what was said last; None while there is no file.
@@ -48,18 +42,11 @@ class TrustStore:
             ConfigError: the file is damaged.
             UnsafeFileError, IoError: it cannot be read.
         """
-        try:
-            octets = read_bounded(self.path, _MAX_OCTETS)
-        except FileNotFoundError:
-            return None
-        try:
-            table = json.loads(octets)
-            if table["version"] != _VERSION:
-                raise ConfigError(f"{self.path} has version {table['version']}, not {_VERSION}", "use a newer batv")
+        with self._file.table() as table:
+            if table is None:
+                return None
             newest = table["newest_key"]
             return Trust(Day.from_iso(table["day"]), Day.from_iso(newest) if newest is not None else None)
-        except (ValueError, KeyError, TypeError, DayError) as error:
-            raise ConfigError(f"{self.path} is damaged", "remove it, or run 'batv clock trust' again") from error
 
     def write(self, trust: Trust) -> None:
         """Say it; the folder must exist.
@@ -68,9 +55,4 @@ class TrustStore:
             CannotCreateError, UnsafeFileError, IoError: it is not written.
         """
         newest = trust.newest.iso() if trust.newest is not None else None
-        table = {"version": _VERSION, "day": trust.day.iso(), "newest_key": newest}
-        owner = None
-        if os.geteuid() == 0:
-            folder = self.path.parent.stat() if self.path.parent.is_dir() else None
-            owner = Owner(folder.st_uid, folder.st_gid) if folder is not None else None
-        write_atomically(self.path, json.dumps(table).encode(), mode=0o644, owner=owner)
+        self._file.write({"day": trust.day.iso(), "newest_key": newest})

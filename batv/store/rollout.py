@@ -1,19 +1,15 @@
 """The file that says how far each domain has been switched on: `rollout.json` in the state folder.
 
 Several processes change it, each with what it has seen; each change is made under a lock, on what the file holds then.
-What root writes belongs to the owner of the folder, so that the service can go on with it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from typing import TYPE_CHECKING, Final
 
 from batv.day import Day
-from batv.errors import ConfigError, DayError
 from batv.rollout import Evidence, Phase, Progress
-from batv.store.files import Owner, locked, read_bounded, write_atomically
+from batv.store.state_file import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RolloutStore"]
 
-_VERSION: Final = 1
 _MAX_OCTETS: Final = 16 << 20
 """About 300 octets a domain: for more domains than anybody has."""
 
@@ -34,15 +29,13 @@ class RolloutStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "rollout.json"
+        remedy = "move it away: each domain then begins by looking on"
+        self._file = StateFile(directory / "rollout.json", _MAX_OCTETS, remedy)
+        self.path = self._file.path
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return what is another when the file is."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return ()
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return self._file.fingerprint()
 
     def read(self) -> dict[str, Progress]:
         """Return where each domain stands; nothing while there is no file.
@@ -51,18 +44,9 @@ class RolloutStore:
             ConfigError: the file is damaged.
             UnsafeFileError, IoError: it cannot be read.
         """
-        try:
-            octets = read_bounded(self.path, _MAX_OCTETS)
-        except FileNotFoundError:
-            return {}
-        try:
-            table = json.loads(octets)
-            if table["version"] != _VERSION:
-                raise ConfigError(f"{self.path} has version {table['version']}, not {_VERSION}", "use a newer batv")
-            return {str(domain): _progress(fields) for domain, fields in table["domains"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, DayError) as error:
-            remedy = "move it away: each domain then begins by looking on"
-            raise ConfigError(f"{self.path} is damaged", remedy) from error
+        with self._file.table() as table:
+            found = table["domains"] if table is not None else {}
+            return {str(domain): _progress(fields) for domain, fields in found.items()}
 
     def change(self, change: Callable[[Mapping[str, Progress]], Mapping[str, Progress]]) -> dict[str, Progress]:
         """Change what the file holds, and return what it holds then.
@@ -75,23 +59,12 @@ class RolloutStore:
             TryAgainError: somebody else holds the lock for long.
             UnsafeFileError, IoError: it cannot be read or written.
         """
-        folder = self.path.parent
-        owner = _owner(folder) if os.geteuid() == 0 else None
-        with locked(folder, owner=owner):
+        with self._file.locked():
             found = self.read()
             wanted = dict(change(found))
             if wanted != found:
-                table = {"version": _VERSION, "domains": {name: _fields(wanted[name]) for name in sorted(wanted)}}
-                write_atomically(self.path, json.dumps(table, indent=1).encode(), owner=owner)
+                self._file.write({"domains": {name: _fields(wanted[name]) for name in sorted(wanted)}})
             return wanted
-
-
-def _owner(folder: Path) -> Owner | None:
-    try:
-        found = folder.stat()
-    except OSError:
-        return None  # locking says what is wrong with it
-    return Owner(found.st_uid, found.st_gid)
 
 
 def _fields(progress: Progress) -> dict[str, object]:
