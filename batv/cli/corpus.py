@@ -14,6 +14,7 @@ import click
 
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table, remark
+from batv.cli.values import ENDPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,19 +55,6 @@ class _Weight(click.ParamType[tuple[str, float]]):
         if not 0 <= weight < float("inf"):
             self.fail(f"'{number}' is no weight: write a number from 0 up", param, ctx)
         return kind, weight
-
-
-class _Endpoint(click.ParamType["Endpoint"]):
-    name = "host:port"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        """Return the endpoint."""
-        from batv.config import Endpoint  # noqa: PLC0415 -- pydantic is not for commands without settings
-
-        try:
-            return Endpoint.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @corpus.command()
@@ -136,8 +124,8 @@ def import_(source: Path, folder: Path, *, quiet: bool, as_json: bool) -> None:
 
 @corpus.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--inbound", type=_Endpoint(), help="A proxy that runs; its next hop must be the sink.")
-@click.option("--sink", type=_Endpoint(), help="Where the sink listens; only with --inbound.")
+@click.option("--inbound", type=ENDPOINT, help="A proxy that runs; its next hop must be the sink.")
+@click.option("--sink", type=ENDPOINT, help="Where the sink listens; only with --inbound.")
 @click.option("--concurrency", default=12, show_default=True, type=click.IntRange(1, 500), help="Sessions at once.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Messages a second; as many as go unless said.")
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with the score.")

@@ -13,7 +13,8 @@ import click
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table
 from batv.cli.readiness import readiness
-from batv.cli.report import DNS_SECONDS, Network
+from batv.cli.report import DNS_SECONDS
+from batv.cli.values import ADDRESS, NETWORK
 from batv.clock import Reading
 from batv.day import SECONDS_A_DAY
 from batv.errors import BatvError
@@ -40,22 +41,9 @@ _TOLD_DAYS: Final = 7
 """Of the journal: what was wrong before may have been mended since."""
 
 
-class _Address(click.ParamType["IPv4Address | IPv6Address"]):
-    name = "address"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IPv4Address | IPv6Address:
-        """Return the address."""
-        try:
-            return ip_address(str(value))
-        except ValueError as error:
-            self.fail(f"{error}: write an address such as 192.0.2.1 or 2001:db8::1", param, ctx)
-
-
 @click.command()
-@click.option("--inbound", multiple=True, type=Network(), help="Network of the servers before the inbound proxies.")
-@click.option("--outbound", multiple=True, type=_Address(), help="Address from which your mail leaves.")
+@click.option("--inbound", multiple=True, type=NETWORK, help="Network of the servers before the inbound proxies.")
+@click.option("--outbound", multiple=True, type=ADDRESS, help="Address from which your mail leaves.")
 @click.option("--zone", "zones", multiple=True, help="List to ask about these, beside those of dnsbl.zones.")
 @click.option("--no-dns", is_flag=True, help="Do not ask the DNS.")
 @json_option

@@ -13,6 +13,7 @@ import click
 
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table, remark
+from batv.cli.values import NETWORK
 from batv.errors import BatvError, IoError, ReportError
 from batv.observe.event import clean
 from batv.report.rollout import Guess, rollout_report
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from batv.report.routes import Routes, Source
     from batv.report.spf import Allowed
 
-__all__ = ["DNS_SECONDS", "Network", "report"]
+__all__ = ["DNS_SECONDS", "report"]
 
 DNS_SECONDS: Final = 5.0
 """That a command waits for the answer to a question."""
@@ -41,21 +42,6 @@ _NAMED: Final = 5
 """Files that are told one by one; of more of them only the number."""
 
 
-class Network(click.ParamType["IPv4Network | IPv6Network"]):
-    """A network or an address."""
-
-    name = "network"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IPv4Network | IPv6Network:
-        """Return the network."""
-        try:
-            return ip_network(str(value))
-        except ValueError as error:
-            self.fail(f"{error}: write a network such as 192.0.2.0/24 or 2001:db8::/32", param, ctx)
-
-
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 def report() -> None:
     """Find out what would be lost if bounces were withheld, and what to do about it."""
@@ -63,7 +49,7 @@ def report() -> None:
 
 @report.command()
 @click.argument("paths", metavar="REPORTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--ours", multiple=True, type=Network(), help="Network of the servers behind the outbound proxy.")
+@click.option("--ours", multiple=True, type=NETWORK, help="Network of the servers behind the outbound proxy.")
 @click.option("--no-dns", is_flag=True, help="Do not ask for SPF records.")
 @json_option
 @click.pass_context
