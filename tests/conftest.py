@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 """The checkout."""
 
-_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "dns", "fuzz", "long", "mta", "strace"})
+_MAY_BE_LEFT_OUT: Final = frozenset({"browser", "dns", "fuzz", "long", "mta", "root", "strace"})
 
 _PLACES: Final = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(ROOT / ".cache" / "exim")),
@@ -73,6 +73,8 @@ def _lacks(item: pytest.Item) -> str | None:
             return f"there is no {' and no '.join(missing)}: run scripts/test, or set BATV_TEST_WITHOUT=mta"
     if item.get_closest_marker("dns") is not None and shutil.which("dnsmasq", path=_PLACES) is None:
         return "there is no dnsmasq: run scripts/test, or set BATV_TEST_WITHOUT=dns"
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        return "only root can give files to another user: run scripts/test as root, or set BATV_TEST_WITHOUT=root"
     if item.get_closest_marker("strace") is not None and shutil.which("strace") is None:
         return "there is no strace: run scripts/test, or set BATV_TEST_WITHOUT=strace"
     if item.get_closest_marker("fuzz") is not None and find_spec("atheris") is None:

@@ -48,6 +48,16 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+def found_in_tests(pattern: re.Pattern[str]) -> list[str]:
+    """Return the place of each line of the tests that a pattern is in, programs that stand in a string included."""
+    return [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield the full name of every module that a file imports, for type checks too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -133,6 +143,16 @@ def test_an_exception_on_a_line_names_its_rule_and_reason() -> None:
         if marker.search(line)
     ]
     assert bare == []
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    """A machine that lacks something fails the test, or leaves its mark out by name: see conftest.py."""
+    assert found_in_tests(re.compile(r"(?:[.]|\bimport )(?:skip|xfail|importorskip)|\bSkipTest\b")) == []
+
+
+def test_no_test_sleeps() -> None:
+    """It would be too short on a slow machine and too long on every other; `asyncio.sleep(0)` lets other tasks run."""
+    assert found_in_tests(re.compile(r"\bsleep[(](?!(?<=asyncio[.]sleep[(])0[)])")) == []
 
 
 def test_the_version_is_static() -> None:

@@ -43,8 +43,6 @@ RING: Final = KeyRing(
 )
 NOBODY: Final = 65534
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
-
 
 # The file as it is found.
 
@@ -233,7 +231,7 @@ def test_a_huge_ring_costs_no_memory(store: RingStore) -> None:
     assert peak < 1 << 20
 
 
-@needs_root
+@pytest.mark.root
 def test_a_ring_of_another_user_is_refused(batv: Command) -> None:
     """Who owns it has chosen the keys. Root takes what belongs to the owner of the folder."""
     os.chown(batv.keys / "default.ring", NOBODY, NOBODY)

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 NOBODY: Final = 65534
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
-
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
@@ -238,7 +236,7 @@ def test_a_credential_may_be_readable_by_its_group(tmp_path: Path) -> None:
         read_private(path, 10, credential=True)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_secret_of_another_user_is_refused(open_folder: Path) -> None:
     """A user who owns the file could change it at any time."""
     path = open_folder / "a"
@@ -248,7 +246,7 @@ def test_a_secret_of_another_user_is_refused(open_folder: Path) -> None:
         read_private(path, 10)
 
 
-@needs_root
+@pytest.mark.root
 def test_root_reads_what_belongs_to_the_owner_of_the_folder(open_folder: Path) -> None:
     """An administrator runs `batv key list` on rings that belong to the service's user."""
     path = open_folder / "a"
@@ -259,7 +257,7 @@ def test_root_reads_what_belongs_to_the_owner_of_the_folder(open_folder: Path) -
     assert check_private_folder(open_folder) == Owner(1234, 1234)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_secret_that_we_may_not_read_names_the_user(open_folder: Path) -> None:
     """Root made the ring, the service runs as another user: the message must say for whom to change it."""
     path = open_folder / "a"
@@ -268,7 +266,7 @@ def test_a_secret_that_we_may_not_read_names_the_user(open_folder: Path) -> None
         read_private(path, 10)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
     """The folder's owner can put any file there."""
     path = open_folder / "a"
@@ -279,7 +277,7 @@ def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
         read_private(path, 10)
 
 
-@needs_root
+@pytest.mark.root
 def test_writing_where_we_may_not_is_a_matter_of_permission(open_folder: Path) -> None:
     """Exit status 77 tells scripts to run as somebody else."""
     with as_nobody(), pytest.raises(UnsafeFileError) as caught:
@@ -287,7 +285,7 @@ def test_writing_where_we_may_not_is_a_matter_of_permission(open_folder: Path) -
     assert caught.value.exit_status == 77
 
 
-@needs_root
+@pytest.mark.root
 def test_what_root_makes_belongs_to_the_owner_of_the_folder_above(open_folder: Path) -> None:
     """Else the service's user could not use what `batv init` made as root."""
     os.chown(open_folder, 1234, 1235)

@@ -361,7 +361,7 @@ def folder_of_another() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.root
 def test_what_root_writes_the_service_can_read_and_change(folder_of_another: Path) -> None:
     """An administrator rotates as root, and the service runs as its own user."""
     store = RingStore(folder_of_another)
