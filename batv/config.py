@@ -858,7 +858,7 @@ class RolloutSettings(_Section):
 
     @property
     def plan(self) -> Plan:
-        """The settings as the roll-out takes them."""
+        """The settings as the rollout takes them."""
         return Plan(self.observe_days, self.mark_days, self.quarantine_days, self.max_losses, self.on_loss)
 
 

@@ -43,12 +43,11 @@ _MAX_DEPTH: Final = 4
 
 _VALUE_OCTETS: Final = 4096
 _TEXT_OCTETS: Final = 16_384
-_BOUNDARY_OCTETS: Final = 200
-"""Twice what RFC 2046 section 5.1.1 allows, and then some."""
 
 # A field begins a line; white space before the colon is obsolete syntax. Every repetition is bounded or possessive.
 _FIELD = re.compile(rb"([!-9;-~]{1,76}+)[ \t]*+:([^\r\n]*+)")
 _FOLD = re.compile(rb"\r\n[ \t]++")
+# Twice what RFC 2046 section 5.1.1 lets a boundary have, and then some.
 _BOUNDARY = re.compile(rb"(?i);[ \t]*+boundary[ \t]*+=[ \t]*+(?:\"([^\"]{1,200}+)\"|([^\s;\"]{1,200}+))")
 _REPORT_TYPE = re.compile(rb"(?i);[ \t]*+report-type[ \t]*+=[ \t]*+\"?([a-z0-9.-]{1,76}+)")
 _REPLY_METHOD = re.compile(rb"(?i)method[ \t]*+[=:][ \t]*+\"?reply\b")

@@ -16,7 +16,6 @@ from batv.signing import sign_with
 from batv.tag import Placement, Scheme, Tag, put_on
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from random import Random
 
     from batv.config import Settings
@@ -162,8 +161,3 @@ class Ground:
     def stranger(rng: Random, number: int, lifetime: int, day: Day) -> Key:
         """Return a key that the site does not have."""
         return Key(number, Secret(rng.randbytes(32)), day, lifetime)
-
-    @staticmethod
-    def pick(rng: Random, domains: Sequence[bytes]) -> bytes:
-        """Return one of the domains."""
-        return rng.choice(domains)

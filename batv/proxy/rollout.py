@@ -1,6 +1,6 @@
-"""The roll-out in a running service: what is evidence is counted, domains are moved on, dispositions are held down.
+"""The rollout in a running service: what is evidence is counted, domains are moved on, dispositions are held down.
 
-What is counted goes to the file of the roll-out now and then, where all processes and all commands meet. A file that
+What is counted goes to the file of the rollout now and then, where all processes and all commands meet. A file that
 cannot be read or written leaves every domain where it is: nothing is withheld because something is broken.
 """
 

@@ -504,7 +504,7 @@ class Service:
                 )
         return _Keys(store, rings, fingerprint, self._clock(), newest_day(rings))
 
-    # Roll-out.
+    # Rollout.
 
     def _policy(self, settings: Settings) -> Policy:
         return self._rollout.applied(settings.policy)
@@ -532,13 +532,13 @@ class Service:
             moved = self._rollout.look(counted, Day.at(self._clock()), self._lifetime)
         except BatvError as error:
             self._rollout.give_back(counted)
-            self._notice(Level.ERROR, "roll-out not written, each domain stays where it is", cause=error)
+            self._notice(Level.ERROR, "rollout not written, each domain stays where it is", cause=error)
             return
         self._tell_moved(moved)
 
     def _tell_moved(self, moved: Sequence[tuple[str, Progress]]) -> None:
         for domain, progress in moved:
-            self._notice(Level.INFO, "roll-out", domain=domain, phase=progress.phase.value, reason=progress.reason)
+            self._notice(Level.INFO, "rollout", domain=domain, phase=progress.phase.value, reason=progress.reason)
         if moved:
             for proxy in self._proxies:
                 proxy.side.stage = self._stages(self._settings, proxy.direction)
@@ -558,9 +558,9 @@ class Service:
                 moved = await asyncio.to_thread(rollout.look, counted, Day.at(self._clock()), self._lifetime)
             except BatvError as error:
                 rollout.give_back(counted)
-                self._notice(Level.ERROR, "roll-out not written, each domain stays where it is", cause=error)
+                self._notice(Level.ERROR, "rollout not written, each domain stays where it is", cause=error)
             except Exception as error:  # noqa: BLE001 -- the next look must come all the same
-                self._fault("error in the roll-out", error)
+                self._fault("error in the rollout", error)
             else:
                 self._tell_moved(moved)
 

@@ -1,7 +1,7 @@
 """What the journal tells about a domain that is to be enforced: mail that left unsigned, and bounces without a tag.
 
 The journal has no content of messages, so most bounces without a tag stay unknown: what the address sent is all that
-there is to go by. The classes are those of the roll-out: `genuine` is what mail of ours brought back, as far as can be
+there is to go by. The classes are those of the rollout: `genuine` is what mail of ours brought back, as far as can be
 seen; `forged` has a tag that none of our keys made; the rest is `unknown`.
 
 Records are read in the order in which they were written. Counts are recipients, as the journal has a line for each.

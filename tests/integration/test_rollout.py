@@ -1,4 +1,4 @@
-"""Roll-out in a running service: what it counts, when it moves, and what the administrator's word does."""
+"""Rollout in a running service: what it counts, when it moves, and what the administrator's word does."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_word_of_the_administrator_is_heard(next_hop: RecordingNextHop, tmp_pa
             relay.service.look_at_rollout()
             assert await send(relay, b"", JOE) == 250
             assert not next_hop.messages
-            said = [event for event in relay.events if isinstance(event, Notice) and event.what == "roll-out"]
+            said = [event for event in relay.events if isinstance(event, Notice) and event.what == "rollout"]
             assert dict(said[-1].fields) == {"domain": DOMAIN, "phase": "enforce", "reason": "moved by hand"}
 
     asyncio.run(test())
@@ -166,8 +166,8 @@ def test_a_damaged_file_withholds_nothing(next_hop: RecordingNextHop, tmp_path: 
         async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO) as relay:
             assert await send(relay, b"", JOE) == 250
             assert len(next_hop.messages) == 1
-            assert [event.what for event in relay.events if isinstance(event, Notice) and "roll-out" in event.what] == [
-                "roll-out not written, each domain stays where it is"
+            assert [event.what for event in relay.events if isinstance(event, Notice) and "rollout" in event.what] == [
+                "rollout not written, each domain stays where it is"
             ]
 
     asyncio.run(test())

@@ -411,7 +411,7 @@ def test_no_genuine_bounce_is_lost_in_sixty_days(
 
     Bounces of a forgotten route are another matter. They have no tag, the ledger does not know what they answer, and
     so nothing tells them from forged ones: they pass, are marked, are kept in the quarantine, and in the last phase get
-    what forged ones get. The roll-out does not wait for them, as it cannot know that they are genuine. Whoever looks
+    what forged ones get. The rollout does not wait for them, as it cannot know that they are genuine. Whoever looks
     before the last phase finds them: the report names a sender that never passed the outbound proxy, and the quarantine
     has the messages. A sender whose other mail is signed looks in the report like anybody who gets backscatter: what
     the route brings back for him is told from it in the quarantine alone. With on_forged = "quarantine", or held in

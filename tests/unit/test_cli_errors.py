@@ -88,7 +88,7 @@ MISTAKES = (
     Mistake("no command", (), 2, "missing command: see 'batv --help'"),
     Mistake("no command of the group", ("key",), 2, "missing command: see 'batv key --help'"),
     Mistake("no report", ("report",), 2, "missing command: see 'batv report --help'"),
-    Mistake("no command of a roll-out", ("rollout",), 2, "missing command: see 'batv rollout --help'"),
+    Mistake("no command of a rollout", ("rollout",), 2, "missing command: see 'batv rollout --help'"),
     Mistake("no command of a corpus", ("corpus",), 2, "missing command: see 'batv corpus --help'"),
     Mistake("unknown option of a command", ("key", "list", "--colour"), 2, "see 'batv key list --help'"),
     Mistake("number out of range", ("key", "retire", "10"), 2, "see 'batv key retire --help'"),

@@ -290,7 +290,7 @@ _PASS: Final = Disposition.PASS
 
 
 def test_a_limit_holds_for_every_verdict() -> None:
-    """The roll-out must not discard by a refinement what it has not come to discard."""
+    """The rollout must not discard by a refinement what it has not come to discard."""
     limited = REFINED.limited(lambda _: Disposition.PASS)
     assert {limited.disposition(verdict) for verdict in FORGED} == {Disposition.PASS}
     assert not limited.marks

@@ -1,4 +1,4 @@
-"""Roll-out: a domain goes forward by its days, never withholds too early, and goes back when something is lost."""
+"""Rollout: a domain goes forward by its days, never withholds too early, and goes back when something is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of the roll-out: what is written is read again, many may change it, damage is an error with a remedy."""
+"""The file of the rollout: what is written is read again, many may change it, damage is an error with a remedy."""
 
 from __future__ import annotations
 
