@@ -15,6 +15,7 @@ from batv.store.quarantine import Quarantine
 from batv.store.rings import RingStore
 from batv.verdict import Disposition, Verdict
 from tests.support.command import TODAY, Command
+from tests.support.event import EVENT, OUTCOME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,24 +38,7 @@ Return-Path: <prvs=0787abcdef=joe@example.com>
 
 --b--
 """
-WITHHELD: Final = RecipientOutcome(
-    "<joe@example.com>", Verdict.UNTAGGED, Disposition.DISCARD, "no tag", None, "250 2.0.0 Ok"
-)
-EVENT: Final = TransactionEnded(
-    time=1_795_435_269.0,
-    session="5e55",
-    transaction="5e55.1",
-    direction=Direction.INBOUND,
-    client="192.0.2.1",
-    helo="mx.example",
-    reverse_path="<>",
-    recipients=(WITHHELD,),
-    message_id="<7@peer.example>",
-    size=1234,
-    relay="127.0.0.1:10028",
-    reply="250 2.0.0 Ok",
-    null_sender=True,
-)
+RECORD: Final = replace(EVENT, time=1_795_435_269.0, message_id="<7@peer.example>")
 IN_FORCE: Final = "batv config check && systemctl reload batv"
 
 
@@ -210,10 +194,10 @@ def test_a_file_that_is_no_message_of_ours_is_said_to_be_none(batv: Command) -> 
 
 def test_every_record_of_a_session_is_explained(batv: Command) -> None:
     """Also those that were rotated away, packed or not; a transaction's name tells only its own."""
-    rotated = recorded(batv, EVENT).rename(batv.folder / "var/journal.jsonl.2")
+    rotated = recorded(batv, RECORD).rename(batv.folder / "var/journal.jsonl.2")
     (batv.folder / "var/journal.jsonl.3.gz").write_bytes(gzip.compress(rotated.read_bytes()))
-    other = replace(EVENT, session="0e55", transaction="0e55.1", message_id="5e55")
-    recorded(batv, replace(EVENT, transaction="5e55.2"), other)
+    other = replace(RECORD, session="0e55", transaction="0e55.1", message_id="5e55")
+    recorded(batv, replace(RECORD, transaction="5e55.2"), other)
     records = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert sorted(record["transaction"] for record in records) == ["5e55.1", "5e55.1", "5e55.2"]
     (record,) = batv("explain", "--session", "5e55.2", "--json").fields["records"]
@@ -235,7 +219,7 @@ def test_every_record_of_a_session_is_explained(batv: Command) -> None:
 def test_a_session_that_the_journal_has_not_is_said_to_be_none(batv: Command) -> None:
     """A script sees it by the exit status; part of a name is no name."""
     assert batv("explain", "--session", "5e55").status == 74
-    recorded(batv, EVENT)
+    recorded(batv, RECORD)
     for name in ("5e5", "5e55.", "", "7@peer.example"):
         answer = batv("explain", "--session", name)
         assert (answer.status, answer.out) == (1, "")
@@ -298,13 +282,13 @@ def test_the_record_of_a_bounce_names_what_decided_and_how_to_change_it(
     verdict, disposition, reason = said
     batv.config.write_text(batv.config.read_text() + MORE)
     outcome = replace(
-        WITHHELD,
+        OUTCOME,
         forward_path=f"<{path}>",
         verdict=Verdict(verdict),
         disposition=Disposition(disposition),
         reason=reason,
     )
-    recorded(batv, replace(EVENT, recipients=(outcome,)))
+    recorded(batv, replace(RECORD, recipients=(outcome,)))
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert rule in record["rule"]
     if change is None:
@@ -341,7 +325,7 @@ def test_the_record_of_mail_that_went_out_names_what_decided(
     outcome = RecipientOutcome(
         "<bob@peer.example>", Verdict(verdict), Disposition(disposition), reason, None, "250 2.0.0 Ok"
     )
-    event = replace(EVENT, direction=Direction.OUTBOUND, reverse_path=path, recipients=(outcome,))
+    event = replace(RECORD, direction=Direction.OUTBOUND, reverse_path=path, recipients=(outcome,))
     recorded(batv, event)
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert rule in record["rule"]
@@ -354,6 +338,6 @@ def test_the_record_of_mail_that_went_out_names_what_decided(
 
 def test_a_record_shows_when_the_settings_have_changed_since(batv: Command) -> None:
     """What was done then is no sign of what is done now."""
-    recorded(batv, replace(EVENT, recipients=(replace(WITHHELD, disposition=Disposition.PASS),)))
+    recorded(batv, replace(RECORD, recipients=(replace(OUTCOME, disposition=Disposition.PASS),)))
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert (record["disposition"], record["today_it_would_get"]) == ("pass", "discard")

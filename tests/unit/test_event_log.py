@@ -6,44 +6,20 @@ import fcntl
 import logging
 import os
 from dataclasses import replace
-from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batv.observe.event import Direction, Level, Notice, RecipientOutcome, TransactionEnded, printable
+from batv.observe.event import Level, Notice, TransactionEnded, printable
 from batv.observe.log import LogWriter, log_line, log_observer
 from batv.verdict import Disposition, Verdict
-
-_OUTCOME: Final = RecipientOutcome(
-    forward_path="<joe@example.com>",
-    verdict=Verdict.UNTAGGED,
-    disposition=Disposition.DISCARD,
-    reason="no tag",
-    key_number=None,
-    reply="250 2.0.0 Ok",
-)
-_EVENT: Final = TransactionEnded(
-    time=1_800_000_000.0,
-    session="5e55",
-    transaction="5e55.1",
-    direction=Direction.INBOUND,
-    client="192.0.2.1",
-    helo="mx.example",
-    reverse_path="<>",
-    recipients=(_OUTCOME,),
-    message_id="<1@peer.example>",
-    size=1234,
-    relay="127.0.0.1:10028",
-    reply="250 2.0.0 Ok",
-    null_sender=True,
-)
+from tests.support.event import EVENT, OUTCOME
 
 
 def test_a_transaction_is_one_line_of_keys_and_values() -> None:
     """Tools for Postfix's log read it."""
-    assert log_line(_EVENT) == (
+    assert log_line(EVENT) == (
         "inbound: 5e55.1: client=<192.0.2.1>, helo=<mx.example>, from=<>,"
         " to=<joe@example.com> verdict=untagged disposition=discard (no tag),"
         " message-id=<1@peer.example>, size=1234, relay=127.0.0.1:10028, reply=<250 2.0.0 Ok>"
@@ -53,30 +29,30 @@ def test_a_transaction_is_one_line_of_keys_and_values() -> None:
 def test_a_recipient_with_a_reply_of_its_own_has_it_in_the_line() -> None:
     """One was refused at RCPT, the message went to the others."""
     other = replace(
-        _OUTCOME, verdict=Verdict.VALID, disposition=Disposition.REWRITE, key_number=3, reply="550 5.1.1 no such user"
+        OUTCOME, verdict=Verdict.VALID, disposition=Disposition.REWRITE, key_number=3, reply="550 5.1.1 no such user"
     )
-    line = log_line(replace(_EVENT, recipients=(_OUTCOME, other)))
+    line = log_line(replace(EVENT, recipients=(OUTCOME, other)))
     assert "key=3 disposition=rewrite (no tag) reply=<550 5.1.1 no such user>, message-id=" in line
     assert line.count(" reply=<") == 2
 
 
 def test_a_line_has_a_hundred_recipients_and_the_number_of_the_others() -> None:
     """A line that grew with the client's RCPTs would fill the log."""
-    line = log_line(replace(_EVENT, recipients=(_OUTCOME,) * 102, unnamed=3))
+    line = log_line(replace(EVENT, recipients=(OUTCOME,) * 102, unnamed=3))
     assert line.count(", to=<joe@example.com> ") == 100
     assert " disposition=discard (no tag), more-recipients=5, message-id=<1@peer.example>, size=" in line
 
 
 def test_a_cause_stands_at_the_end() -> None:
     """What went wrong is for the log alone."""
-    assert log_line(replace(_EVENT, cause="the next hop closed the connection")).endswith(
+    assert log_line(replace(EVENT, cause="the next hop closed the connection")).endswith(
         ", cause=<the next hop closed the connection>"
     )
 
 
 def test_a_message_without_an_identifier_says_so() -> None:
     """The key is always there."""
-    assert "message-id=<>, " in log_line(replace(_EVENT, message_id=""))
+    assert "message-id=<>, " in log_line(replace(EVENT, message_id=""))
 
 
 def test_a_notice_names_what_it_happened_to() -> None:
@@ -89,8 +65,8 @@ def test_a_notice_names_what_it_happened_to() -> None:
 @pytest.mark.parametrize(
     ("event", "level"),
     [
-        (_EVENT, logging.INFO),
-        (replace(_EVENT, cause="client gone"), logging.WARNING),
+        (EVENT, logging.INFO),
+        (replace(EVENT, cause="client gone"), logging.WARNING),
         (Notice(Level.INFO, "x"), logging.INFO),
         (Notice(Level.WARNING, "x"), logging.WARNING),
         (Notice(Level.ERROR, "x"), logging.ERROR),
@@ -115,9 +91,9 @@ def test_nothing_from_a_peer_acts_on_a_log_or_a_terminal(octets: bytes) -> None:
     text = printable(octets)
     assert text.isprintable()
     event = replace(
-        _EVENT,
+        EVENT,
         reverse_path=text,
-        recipients=(replace(_OUTCOME, forward_path=text, reply=text),),
+        recipients=(replace(OUTCOME, forward_path=text, reply=text),),
         helo=octets.decode("latin-1"),
         message_id=octets.decode("latin-1"),
         reply=octets.decode("latin-1"),
@@ -134,7 +110,7 @@ def test_nothing_from_a_peer_acts_on_a_log_or_a_terminal(octets: bytes) -> None:
 def test_no_tag_is_written_whole(tag: str, form: str, around: str) -> None:
     """A tag is good for a week: whoever reads the log could have bounces delivered."""
     text = around.replace("%s", form % tag)
-    event = replace(_EVENT, helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
+    event = replace(EVENT, helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
     for line in (log_line(event), log_line(Notice(Level.INFO, "x", {"cause": text})), printable(text.encode())):
         assert tag not in line
 
@@ -155,14 +131,14 @@ def test_a_line_begins_with_the_name_of_the_program_and_the_level() -> None:
     """Tools for Postfix's log tell programs apart by the first; an administrator looks for the second."""
     reader, writer = os.pipe()
     log = LogWriter(writer)
-    for event in (_EVENT, replace(_EVENT, cause="client gone"), Notice(Level.ERROR, "x", {"cause": "y"})):
+    for event in (EVENT, replace(EVENT, cause="client gone"), Notice(Level.ERROR, "x", {"cause": "y"})):
         log.observe(event)
     log.close()
     os.close(writer)
     with os.fdopen(reader) as lines:
         assert lines.read().splitlines() == [
-            f"batv/INFO: {log_line(_EVENT)}",
-            f"batv/WARNING: {log_line(_EVENT)}, cause=<client gone>",
+            f"batv/INFO: {log_line(EVENT)}",
+            f"batv/WARNING: {log_line(EVENT)}, cause=<client gone>",
             "batv/ERROR: x: cause=y",
         ]
 

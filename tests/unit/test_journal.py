@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batv.errors import IoError
-from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, printable
+from batv.observe.event import Direction, TransactionEnded, printable
 from batv.store.journal import JOURNAL_FIELDS, Journal
-from batv.verdict import Disposition, Verdict
+from batv.verdict import Verdict
+from tests.support.event import EVENT, OUTCOME
 from tests.support.next_hop import RecordingNextHop
 from tests.support.service import SECRET, ServiceProcess, full_disk
 from tests.support.smtp_client import SmtpClient
@@ -28,28 +29,8 @@ if TYPE_CHECKING:
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 
-_OUTCOME: Final = RecipientOutcome(
-    forward_path="<joe@example.com>",
-    verdict=Verdict.UNTAGGED,
-    disposition=Disposition.DISCARD,
-    reason="no tag",
-    key_number=None,
-    reply="250 2.0.0 Ok",
-)
-_EVENT: Final = TransactionEnded(
-    time=1_800_000_000.1234,
-    session="5e55",
-    transaction="5e55.1",
-    direction=Direction.INBOUND,
-    client="192.0.2.1",
-    helo="mx.example",
-    reverse_path="<>",
-    recipients=(_OUTCOME,),
-    message_id="<caf\N{LATIN SMALL LETTER E WITH ACUTE}@peer.example>",
-    size=1234,
-    relay="127.0.0.1:10028",
-    reply="250 2.0.0 Ok",
-    null_sender=True,
+_EVENT: Final = replace(
+    EVENT, time=1_800_000_000.1234, message_id="<caf\N{LATIN SMALL LETTER E WITH ACUTE}@peer.example>"
 )
 
 
@@ -118,7 +99,7 @@ def test_whatever_a_peer_sent_a_record_is_one_line_of_json(
 ) -> None:
     """Quotation marks, backslashes, line separators: a program gets the text, not a part of the record."""
     sent = printable(text.encode("utf-8", "backslashreplace"))
-    outcome = replace(_OUTCOME, forward_path=sent, reason=sent, key_number=key, reply=sent)
+    outcome = replace(OUTCOME, forward_path=sent, reason=sent, key_number=key, reply=sent)
     event = replace(_EVENT, direction=direction, reverse_path=sent, message_id=sent, recipients=(outcome, outcome))
     journal = Journal(tmp_path_factory.mktemp("journal"))
     journal.write(event)
@@ -132,8 +113,8 @@ def test_whatever_a_peer_sent_a_record_is_one_line_of_json(
 
 def test_each_recipient_has_a_record(journal: Journal) -> None:
     """One was discarded, the other was not: one line could not say so."""
-    other = replace(_OUTCOME, forward_path="<jim@example.com>", verdict=Verdict.VALID, key_number=3)
-    journal.write(replace(_EVENT, recipients=(_OUTCOME, other)))
+    other = replace(OUTCOME, forward_path="<jim@example.com>", verdict=Verdict.VALID, key_number=3)
+    journal.write(replace(_EVENT, recipients=(OUTCOME, other)))
     assert [(record["forward_path"], record["key"]) for record in records(journal.path)] == [
         ("<joe@example.com>", None),
         ("<jim@example.com>", 3),
@@ -268,7 +249,7 @@ def test_half_a_record_of_another_process_spoils_no_record(journal: Journal, tmp
 
 def long_event(transaction: str) -> TransactionEnded:
     """Return an event whose two records take several pages."""
-    outcome = replace(_OUTCOME, reason="x" * 5000)
+    outcome = replace(OUTCOME, reason="x" * 5000)
     return replace(_EVENT, transaction=transaction, recipients=(outcome, outcome))
 
 
