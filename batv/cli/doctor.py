@@ -26,6 +26,7 @@ from batv.report.health import Finding, Grade
 from batv.report.journal import JournalReader
 from batv.report.rollout import rollout_report
 from batv.store.clock import TrustStore
+from batv.verdict import FORGED, Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,8 +120,8 @@ def _keys(site: Site, settings: Settings) -> Iterator[Finding]:
 
 
 def _room(settings: Settings) -> Finding:
-    wanted = [domain.on_forged.value for domain in settings.policy.domains.values()]
-    kept = "quarantine" in wanted or bool(settings.dnsbl.zones)
+    wanted = {domain.disposition(verdict) for domain in settings.policy.domains.values() for verdict in FORGED}
+    kept = Disposition.QUARANTINE in wanted or bool(settings.dnsbl.zones)
     return health.room(Path(settings.state.directory), settings.state.quarantine_max_octets if kept else 0)
 
 
@@ -135,7 +136,7 @@ def _tags(site: Site, settings: Settings) -> Iterator[Finding]:
     except BatvError as error:
         yield Finding("tags", Grade.WARNING, error.what, error.remedy)
     else:
-        yield from health.tags(found, _TOLD_DAYS)
+        yield from health.tags(found, _TOLD_DAYS, signs=settings.outbound is not None)
 
 
 async def _next_hops(settings: Settings) -> list[Finding]:

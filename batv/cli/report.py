@@ -227,7 +227,9 @@ def _print_rollout(result: RolloutReport, top: int) -> None:
         click.echo()
     unsigned = sum(leak.messages for leak in result.leaks.values())
     when = f" from {result.first[:10]} to {result.last[:10]}" if result.records else ""
-    click.echo(f"{result.records} records{when}: mail to {result.signed} recipients signed, to {unsigned} unsigned")
+    records = f"{result.records} record{'' if result.records == 1 else 's'}"
+    signed = f"{result.signed} recipient{'' if result.signed == 1 else 's'}"
+    click.echo(f"{records}{when}: mail to {signed} signed, to {unsigned} unsigned")
 
 
 def _by_number(result: RolloutReport) -> list[Leak]:

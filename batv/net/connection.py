@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from batv.net.outbox import Outbox
     from batv.smtp.origin import Origin
 
-__all__ = ["NextHopConnection", "NextHopFault", "SilenceFault", "TlsFault"]
+__all__ = ["LoginFault", "NextHopConnection", "NextHopFault", "SilenceFault", "TlsFault"]
 
 _RESETS: Final = struct.pack("ii", 1, 0)
 """The value of SO_LINGER with which a socket that is closed is reset."""
@@ -54,6 +54,10 @@ class SilenceFault(NextHopFault):
 
 class TlsFault(NextHopFault):
     """The next hop and we find no TLS that suits both."""
+
+
+class LoginFault(NextHopFault):
+    """The next hop does not know us: another user, another password, or no mechanism that suits both."""
 
 
 class _Asked(NamedTuple):

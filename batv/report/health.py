@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.clock import ClockJudge, newest_day
 from batv.errors import NoSigningKeyError
-from batv.net.connection import NextHopFault
+from batv.net.connection import LoginFault, NextHopFault, TlsFault
 from batv.net.destination import Destination
 from batv.net.dnsbl import asked_about, lists
 from batv.net.resolver import DnsFault
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from batv.keyring import KeyRing, KeyRings
     from batv.net.destination import Link
     from batv.net.resolver import Resolver
-    from batv.report.rollout import RolloutReport
+    from batv.report.rollout import Domain, RolloutReport
 
 __all__ = ["Finding", "Grade", "clock", "exchangers", "keys", "listings", "next_hops", "room", "tags"]
 
@@ -139,26 +139,43 @@ def _ring(ring: KeyRing, today: Day, *, signs: bool) -> Iterator[Finding]:
         yield Finding("keys", Grade.OK, f"{ring.name}: {number}")
 
 
-def tags(report: RolloutReport, days: int) -> Iterator[Finding]:
+def tags(report: RolloutReport, days: int, *, signs: bool) -> Iterator[Finding]:
     """Yield what the journal tells of mail that leaves unsigned, and of bounces that are lost, or would be.
 
     Args:
         report: what the journal tells.
         days: of how many days.
+        signs: whether there is an outbound proxy, which would have signed.
     """
     remedy = "see 'batv report rollout'"
     leaks = sorted(
         (leak for leak in report.leaks.values() if not leak.on_purpose), key=lambda leak: (-leak.messages, leak.reason)
     )
     for leak in leaks[:_LEAKS]:
-        said = f"mail to {leak.messages} recipients left unsigned in {days} days: {leak.reason}"
+        said = f"mail to {_recipients(leak.messages)} left unsigned in {days} days: {leak.reason}"
         yield Finding("tags", Grade.WARNING, said, remedy)
     for domain in report.domains.values():
         if domain.genuine:
-            said = f"{domain.genuine} bounces to {domain.name} look genuine and had no good tag, in {days} days"
+            told = "1 bounce" if domain.genuine == 1 else f"{domain.genuine} bounces"
+            look = "looks" if domain.genuine == 1 else "look"
+            said = f"{told} to {domain.name} {look} genuine and had no good tag, in {days} days"
             yield Finding("tags", Grade.WARNING, said, remedy)
-    if not leaks and not any(domain.genuine for domain in report.domains.values()):
-        yield Finding("tags", Grade.OK, f"mail to {report.signed} recipients was signed in {days} days")
+    bounces = sum(_bounces(domain) for domain in report.domains.values())
+    if signs and not report.signed and bounces:
+        came = "a bounce came" if bounces == 1 else f"{bounces} bounces came"
+        said = f"no mail was signed in {days} days, though {came}"
+        remedy = "let what your users send pass the outbound proxy; if it does so on another host, all is well"
+        yield Finding("tags", Grade.WARNING, said, remedy)
+    elif not leaks and not any(domain.genuine for domain in report.domains.values()):
+        yield Finding("tags", Grade.OK, f"mail to {_recipients(report.signed)} was signed in {days} days")
+
+
+def _bounces(domain: Domain) -> int:
+    return domain.valid + domain.rescued + domain.genuine + domain.unknown + domain.forged
+
+
+def _recipients(number: int) -> str:
+    return f"{number} recipient{'' if number == 1 else 's'}"
 
 
 def room(folder: Path, quarantine_octets: int) -> Finding:
@@ -191,28 +208,36 @@ async def next_hops(
     """Return which next hops of a proxy answer a connection, a greeting and what the settings have said before MAIL."""
     patient = settings.model_copy(update={"connect_seconds": min(settings.connect_seconds, _HOP_SECONDS)})
 
-    async def greet(endpoint: Endpoint) -> str:
+    async def greet(endpoint: Endpoint) -> NextHopFault | None:
         try:
             connection = await Destination(endpoint, link, patient, hostname.encode("ascii", "replace")).connect(None)
         except NextHopFault as fault:
-            return str(fault)
+            return fault
         connection.close()
-        return ""
+        return None
 
     answers = await asyncio.gather(*map(greet, endpoints))
-    serves = not all(answers)
+    serves = None in answers
     findings = []
     for endpoint, fault in zip(endpoints, answers, strict=True):
         subject = f"the {side} proxy's next hop {endpoint}"
-        if not fault:
+        if fault is None:
             findings.append(Finding("next hop", Grade.OK, f"{subject} answers"))
         elif serves:
-            findings.append(Finding("next hop", Grade.WARNING, f"{subject}: {fault}", "start it; another one serves"))
+            remedy = f"{_hop_remedy(side, fault)}; another one serves"
+            findings.append(Finding("next hop", Grade.WARNING, f"{subject}: {fault}", remedy))
         else:
-            findings.append(
-                Finding("next hop", Grade.FAULT, f"{subject}: {fault}", f"start it, or set {side}.next_hop")
-            )
+            findings.append(Finding("next hop", Grade.FAULT, f"{subject}: {fault}", _hop_remedy(side, fault)))
     return findings
+
+
+def _hop_remedy(side: str, fault: NextHopFault) -> str:
+    """Return what to do about a next hop that does not serve us."""
+    if isinstance(fault, TlsFault):
+        return f"mend its certificate or its TLS, or set {side}.next_hop_tls, next_hop_tls_ca or next_hop_tls_name"
+    if isinstance(fault, LoginFault):
+        return f"put right user and password in {side}.next_hop_credentials, then reload"
+    return f"start it, or set {side}.next_hop"
 
 
 async def exchangers(domain: str, resolver: Resolver, inbound: Sequence[IPv4Network | IPv6Network]) -> list[Finding]:

@@ -79,6 +79,7 @@ def test_the_table_says_what_to_do(batv: Command) -> None:
     line = next(line for line in answer.out.splitlines() if "outbound proxy's next hop" in line)
     assert "fault" in line
     assert "start it, or set outbound.next_hop" in line
+    assert "127.0.0.1:1: the next hop cannot be connected to: Connection refused " in line
     assert answer.out.splitlines()[-1] == "2 faults, 0 to look at"
 
 
@@ -89,6 +90,26 @@ def test_a_next_hop_that_is_down_is_a_fault_unless_another_one_serves(batv: Comm
         answer = batv("doctor", "--no-dns", "--json")
     assert [result for result, _ in findings(answer, "next hop")] == ["warning", "ok", "fault"]
     assert answer.status == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ('next_hop_tls = "required"', "set inbound.next_hop_tls, next_hop_tls_ca or next_hop_tls_name"),
+        ('next_hop_credentials = "login"', "put right user and password in inbound.next_hop_credentials, then reload"),
+    ],
+)
+def test_a_next_hop_that_has_no_tls_or_no_login_for_us_need_not_be_started(
+    option: str, remedy: str, batv: Command
+) -> None:
+    """It runs: an expired certificate, or a changed password, is mended elsewhere."""
+    login = batv.folder / "login"
+    login.write_text("batv\nsecret\n")
+    login.chmod(0o600)
+    batv.config.write_text(batv.config.read_text().replace("[inbound]", f"[inbound]\n{option}"))
+    answer = batv("doctor", "--no-dns", "--json")
+    assert answer.status == 1
+    assert next(each["remedy"] for each in answer.fields["findings"] if each["result"] == "fault").endswith(remedy)
 
 
 def test_a_site_without_a_signing_key_is_told(batv: Command) -> None:
@@ -136,7 +157,12 @@ def test_mail_that_leaves_unsigned_is_told(batv: Command) -> None:
     signed = record(direction="outbound", verdict="signed", disposition="rewrite", reverse_path="<joe@example.com>")
     (state / "journal.jsonl").write_text(signed)
     assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [
-        ("ok", "mail to 1 recipients was signed in 7 days")
+        ("ok", "mail to 1 recipient was signed in 7 days")
+    ]
+    bounce = record(direction="inbound", verdict="untagged", disposition="discard", forward_path="<joe@example.com>")
+    (state / "journal.jsonl").write_text(bounce)
+    assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [
+        ("warning", "no mail was signed in 7 days, though a bounce came")
     ]
     reason = "unsigned: sub.example.com is not a domain of ours"
     leak = record(direction="outbound", verdict="unsigned", disposition="pass", reason=reason)
@@ -146,8 +172,8 @@ def test_mail_that_leaves_unsigned_is_told(batv: Command) -> None:
     assert (answer.status, findings(answer, "tags")) == (
         0,
         [
-            ("warning", "mail to 1 recipients left unsigned in 7 days: sub.example.com is not a domain of ours"),
-            ("warning", "1 bounces to example.com look genuine and had no good tag, in 7 days"),
+            ("warning", "mail to 1 recipient left unsigned in 7 days: sub.example.com is not a domain of ours"),
+            ("warning", "1 bounce to example.com looks genuine and had no good tag, in 7 days"),
         ],
     )
 

@@ -215,7 +215,7 @@ def test_the_tables_say_the_same(batv: Command) -> None:
     assert "shop2@example.com" not in answer.out
     assert "1 more: --json has them all" in answer.out
     assert answer.out.splitlines()[-1] == (
-        "5 records from 2026-11-23 to 2026-11-23: mail to 1 recipients signed, to 1 unsigned"
+        "5 records from 2026-11-23 to 2026-11-23: mail to 1 recipient signed, to 1 unsigned"
     )
 
 
