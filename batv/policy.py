@@ -202,6 +202,7 @@ class Policy:
         exemptions: mail that leaves unsigned on purpose.
         exempt_own_domains: whether mail to domains of ours leaves unsigned.
         exempt_clients: networks whose forged bounces are not judged.
+        marks: whether any domain wants a status field, so that fields from outside must go.
     """
 
     domains: Mapping[bytes, DomainPolicy]
@@ -209,11 +210,13 @@ class Policy:
     exemptions: Exemptions = field(default_factory=Exemptions)
     exempt_own_domains: bool = False
     exempt_clients: tuple[IPv4Network | IPv6Network, ...] = ()
+    marks: bool = field(init=False, repr=False, compare=False)
     _wild: bool = field(init=False, repr=False, compare=False)
     _exempt_clients: NetworkIndex[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Work out what is asked for each message."""
+        object.__setattr__(self, "marks", any(policy.marks for policy in self.domains.values()))
         object.__setattr__(self, "_wild", any(name.startswith(_WILDCARD) for name in self.domains))
         networks = NetworkIndex((network, str(network)) for network in self.exempt_clients)
         object.__setattr__(self, "_exempt_clients", networks)
@@ -266,8 +269,3 @@ class Policy:
     def relays(self, domain: bytes) -> bool:
         """Whether mail to this domain passes unjudged."""
         return domain.lower() in self.relay_domains
-
-    @property
-    def marks(self) -> bool:
-        """Whether any domain wants a status field, so that fields from outside must go."""
-        return any(policy.marks for policy in self.domains.values())

@@ -58,6 +58,10 @@ class Client:
 class Stage(Protocol):
     """What a proxy asks about each path."""
 
+    @property
+    def marks(self) -> bool:
+        """Whether messages get status fields, so that fields from outside must go."""
+
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return what becomes of a reverse path."""
 
@@ -107,6 +111,11 @@ class SigningStage:
     policy: Policy
     style: Style = DEFAULT_STYLE
     local_only: bool = False
+
+    @property
+    def marks(self) -> bool:
+        """Whether messages get status fields: what goes out gets none."""
+        return False
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the signed reverse path, or the path as it came and why.
@@ -188,6 +197,11 @@ class VerifyingStage:
 
     policy: Policy
     style: Style = DEFAULT_STYLE
+
+    @property
+    def marks(self) -> bool:
+        """Whether any domain wants a status field."""
+        return self.policy.marks
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return the reverse path as it came: the inbound side changes none."""
@@ -335,6 +349,11 @@ class DeferringStage:
 
     stage: Stage
     doubt: str
+
+    @property
+    def marks(self) -> bool:
+        """What the other stage says."""
+        return self.stage.marks
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return what the other stage says, but sign nothing: such a tag would verify nowhere."""

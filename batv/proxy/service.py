@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from batv.keyring import KeyRings
     from batv.net.dnsbl import Blocklists
     from batv.observe.event import Event, Observer
-    from batv.policy import Policy
     from batv.proxy.workers import SharedListeners
     from batv.rollout import Progress
     from batv.smtp.origin import Origin
@@ -330,7 +329,6 @@ class Service:
         side = Side(
             direction=direction,
             stage=self._stages(settings, direction),
-            marks=direction is Direction.INBOUND and self._policy(settings).marks,
             rings=lambda: self._keys.rings,
             next_hop=NextHop(listener.next_hop, settings.next_hop, hostname, ends.link),
             access=ends.access,
@@ -384,7 +382,6 @@ class Service:
         door.tls, door.proxy_protocol_from = ends.tls, listener.proxy_protocol_from
         door.max_connections_per_client = _most_of_a_client(listener)
         side.stage = self._stages(settings, proxy.direction)
-        side.marks = proxy.direction is Direction.INBOUND and self._policy(settings).marks
         side.access = ends.access
         side.xclient_from, side.xforward_from = listener.xclient_from, listener.xforward_from
         side.journal = self._journal
@@ -506,12 +503,9 @@ class Service:
 
     # Rollout.
 
-    def _policy(self, settings: Settings) -> Policy:
-        return self._rollout.applied(settings.policy)
-
     def _stage(self, settings: Settings, direction: Direction) -> SigningStage | VerifyingStage:
         if direction is Direction.INBOUND:
-            return VerifyingStage(self._policy(settings))
+            return VerifyingStage(self._rollout.applied(settings.policy))
         local_only = settings.outbound is not None and settings.outbound.require_local_source
         return SigningStage(settings.policy, settings.tags.style, local_only)
 
@@ -542,7 +536,6 @@ class Service:
         if moved:
             for proxy in self._proxies:
                 proxy.side.stage = self._stages(self._settings, proxy.direction)
-                proxy.side.marks = proxy.direction is Direction.INBOUND and self._policy(self._settings).marks
 
     async def _watch_rollout(self) -> None:
         loop = asyncio.get_running_loop()

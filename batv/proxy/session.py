@@ -184,7 +184,7 @@ class ProxySession:
         except NextHopFault as fault:
             self._notice(Level.WARNING, "next hop does not answer", fault)
             self._offered = self._side.next_hop.last_known or Capabilities.everything()
-        added = StatusField.MAX_OCTETS if self._side.marks else 0
+        added = StatusField.MAX_OCTETS if self._side.stage.marks else 0
         added += _RECEIVED_OCTETS if self._side.settings.add_received else 0
         offered = self._offered.offered(self._side.settings.max_message_octets, added)
         if within(self._address, self._side.xclient_from):
@@ -288,7 +288,6 @@ class ProxySession:
             sender,
             mail.parameters,
             peek,
-            side.marks,
             tenants,
         )
         if side.settings.add_received:
@@ -377,7 +376,7 @@ class ProxySession:
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
-        marked = transaction.marks and transaction.given.null
+        marked = transaction.given.null and transaction.stage.marks
         foreign = decision.verdict is Verdict.FOREIGN
         deferred = decision.disposition is Disposition.DEFER
         one_by_one = lmtp or marked or alone or not transaction.pipelines

@@ -48,7 +48,6 @@ class Side:
     Attributes:
         direction: which proxy.
         stage: who is asked about each path.
-        marks: whether status fields are put on and taken out.
         rings: returns the keys as they are now.
         next_hop: where the mail goes on to.
         access: whose mail is taken.
@@ -71,7 +70,6 @@ class Side:
 
     direction: Direction
     stage: Stage
-    marks: bool
     rings: Callable[[], KeyRings]
     next_hop: NextHop
     access: Access

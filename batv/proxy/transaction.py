@@ -111,7 +111,6 @@ class Transaction:
         sender: what the stage said of it.
         parameters: those of MAIL, as written.
         peek: reads what is wanted of the header.
-        marks: whether status fields are put on and taken out.
         tenants: the message must come from one of these tenants of Exchange Online; None if from anybody.
         trace: a field that goes before the message.
         inquiry: what lists of senders of backscatter were asked about the client; None if nothing.
@@ -143,7 +142,6 @@ class Transaction:
     sender: Decision[ReversePath]
     parameters: bytes
     peek: HeaderPeek
-    marks: bool = False
     tenants: frozenset[bytes] | None = None
     trace: bytes = b""
     inquiry: Inquiry | None = None
@@ -289,7 +287,7 @@ class Transaction:
         reply = await self._standing.command(b"DATA", self.route.settings.data_seconds)
         if reply.positive or (reply.intermediate and reply.code != START_CONTENT):
             raise NextHopFault(f"the next hop answered DATA with {reply}")
-        if self.marks:
+        if self.stage.marks:
             self._status_field = StatusField(self.status)
         return reply
 

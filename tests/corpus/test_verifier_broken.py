@@ -90,6 +90,11 @@ class OtherStage:
     policy: Policy
     verifier: Verifier
 
+    @property
+    def marks(self) -> bool:
+        """As the product has it."""
+        return VerifyingStage(self.policy).marks
+
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """As the product has it."""
         return VerifyingStage(self.policy).sender(path, client, rings, day)
