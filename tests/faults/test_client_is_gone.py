@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.support.leaving import HALF_A_MESSAGE, begin_message, closes, half_closes, resets
 from tests.support.next_hop import Answer, RecordingNextHop, Stage
 from tests.support.service import LOOPS, SERVE, ServiceProcess
 from tests.support.smtp_client import SmtpClient
@@ -16,8 +16,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-_HALF_A_MESSAGE: Final = b"Subject: half\r\n\r\n" + b"y" * 200_000 + b"\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -36,39 +34,13 @@ def service(
         yield running
 
 
-def closes(client: SmtpClient) -> None:
-    """Close the connection."""
-    client.socket.shutdown(socket.SHUT_RDWR)
-
-
-def half_closes(client: SmtpClient) -> None:
-    """Close the sending half, as if nothing more were to come."""
-    client.socket.shutdown(socket.SHUT_WR)
-
-
-def resets(client: SmtpClient) -> None:
-    """Cut the connection, as a client does that crashes."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.__exit__()
-
-
-def begin(client: SmtpClient, service: ServiceProcess, proxy: str) -> None:
-    """Send a message but for its final dot."""
-    bounce = proxy == "inbound"
-    recipient = service.tagged(b"joe@example.com") if bounce else b"ann@peer.example"
-    assert client.say(b"MAIL FROM:<" + (b"" if bounce else b"joe@example.com") + b">").code == 250
-    assert client.say(b"RCPT TO:<" + recipient + b">").code == 250
-    assert client.say(b"DATA").code == 354
-    client.send(_HALF_A_MESSAGE)
-
-
 def check_no_dot(
     next_hop: RecordingNextHop, service: ServiceProcess, proxy: str, leave: Callable[[SmtpClient], None]
 ) -> None:
     """Let a client go in the middle of its message, and see what the next hop heard of it."""
     next_hop.forget()
     with SmtpClient(service.address(proxy)) as client:
-        begin(client, service, proxy)
+        begin_message(client, service, proxy)
         assert next_hop.content.wait(30)
         at = len(service.log)
         leave(client)
@@ -114,7 +86,7 @@ def test_a_half_close_after_the_dot_still_gets_the_reply(
     next_hop.forget()
     next_hop.hold_answer()
     with SmtpClient(service.address(proxy)) as client:
-        begin(client, service, proxy)
+        begin_message(client, service, proxy)
         client.send(b".\r\n")
         client.socket.shutdown(socket.SHUT_WR)
         assert next_hop.dots.wait(30)
@@ -122,7 +94,7 @@ def test_a_half_close_after_the_dot_still_gets_the_reply(
         next_hop.go_on()
         own_words = b"250 2.0.0 Ok\r\n" if proxy == "inbound" else b"250 2.0.0 taken as 1\r\n"
         assert client.reply().text == own_words
-    assert [message.content for message in next_hop.messages] == [_HALF_A_MESSAGE]
+    assert [message.content for message in next_hop.messages] == [HALF_A_MESSAGE]
     assert [record["reply"][:3] for record in service.journal()[records:]] == ["250"]
 
 
@@ -135,7 +107,7 @@ def test_a_client_that_leaves_after_the_dot_is_answered_on_the_record(
     next_hop.forget()
     next_hop.hold_answer()
     with SmtpClient(service.address(proxy)) as client:
-        begin(client, service, proxy)
+        begin_message(client, service, proxy)
         client.send(b".\r\n")
         assert next_hop.dots.wait(30)
         records = len(service.journal()) if service.journal_path.exists() else 0
@@ -143,10 +115,10 @@ def test_a_client_that_leaves_after_the_dot_is_answered_on_the_record(
         leave(client)
     next_hop.go_on()
     service.wait_for_log(rf"{proxy}: .*reply=<250 ", after=at)
-    assert [message.content for message in next_hop.messages] == [_HALF_A_MESSAGE]
+    assert [message.content for message in next_hop.messages] == [HALF_A_MESSAGE]
     record = service.journal()[records]
     assert record["reply"].startswith("250 ")
-    assert record["size"] == len(_HALF_A_MESSAGE)
+    assert record["size"] == len(HALF_A_MESSAGE)
 
 
 def test_a_client_that_leaves_between_commands_leaves_nothing_at_the_next_hop(
@@ -169,7 +141,7 @@ def test_a_client_that_leaves_while_the_next_hop_thinks_does_not_keep_it(
     next_hop.forget()
     next_hop.hold_answer()
     with SmtpClient(service.outbound) as client:
-        begin(client, service, "outbound")
+        begin_message(client, service, "outbound")
         client.send(b".\r\n")
         assert next_hop.dots.wait(30)
         resets(client)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import ssl
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ import psutil
 import pytest
 
 from tests.faults.table import CELLS, README, SAMPLE, Cell, Flow, Outcome, page
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, serving
 from tests.support.faulty_hop import OFFERS, Fault, FaultyHop, Plan, Stage
 from tests.support.keeping_client import Attempt, Letter, attempt
 from tests.support.service import LOOPS, SERVE, ServiceProcess
@@ -110,13 +109,6 @@ def limits(seconds: float, connect_seconds: float | None = None) -> str:
     limited = dict.fromkeys(("connect", "command", "data", "message"), seconds)
     limited["connect"] = connect_seconds or seconds
     return "[next_hop]\n" + "".join(f"{name}_seconds = {value}\n" for name, value in limited.items())
-
-
-def serving(authority: Authority) -> ssl.SSLContext:
-    """Return what a next hop does TLS with."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*authority.issue("hop.example", ip="127.0.0.1"))
-    return context
 
 
 # One cell.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import pytest
 
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, serving
+from tests.support.leaving import HALF_A_MESSAGE, begin_message, half_closes, resets
 from tests.support.next_hop import RecordingNextHop
 from tests.support.service import LOOPS, ServiceProcess
 from tests.support.smtp_client import SERVER_NAME, SmtpClient
@@ -28,7 +29,6 @@ _OFFERS: Final = (b"SIZE 20000000", b"8BITMIME", b"SMTPUTF8", b"DSN")
 _MANY: Final = 100
 _BUFFER_OCTETS: Final = 1 << 18
 """What asyncio and uvloop set aside for a connection in TLS; a leak would keep at least that."""
-_HALF_A_MESSAGE: Final = b"Subject: half\r\n\r\n" + b"y" * 200_000 + b"\r\n"
 
 _BODIES: Final = {
     "empty": b"",
@@ -50,13 +50,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def trusting(authority: Authority) -> ssl.SSLContext:
     """What a client does TLS with that verifies the server."""
     return ssl.create_default_context(cafile=str(authority.ca))
-
-
-def serving(authority: Authority) -> ssl.SSLContext:
-    """What a next hop does TLS with."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*authority.issue("hop.example", ip="127.0.0.1"))
-    return context
 
 
 def listening(authority: Authority) -> str:
@@ -263,17 +256,6 @@ def said_starttls(service: ServiceProcess) -> SmtpClient:
 def begun_tls(service: ServiceProcess) -> SmtpClient:
     """Return a client that is to begin with its handshake."""
     return SmtpClient(service.address("outbound", tls=True), greet=False)
-
-
-def half_closes(client: SmtpClient) -> None:
-    """Close the sending half."""
-    client.socket.shutdown(socket.SHUT_WR)
-
-
-def resets(client: SmtpClient) -> None:
-    """Cut the connection."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.__exit__()
 
 
 def says_garbage(client: SmtpClient) -> None:
@@ -492,13 +474,7 @@ def says_goodbye(client: SmtpClient) -> None:
 def begun_message(service: ServiceProcess, proxy: str, trusting: ssl.SSLContext, way: str) -> SmtpClient:
     """Return a client that has sent a message but for its final dot."""
     client = coming(service, proxy, way, trusting)
-    sender, recipient = (
-        (b"joe@example.com", b"ann@peer.example") if proxy == "outbound" else (b"", service.tagged(b"joe@example.com"))
-    )
-    assert client.say(b"MAIL FROM:<%b>" % sender).code == 250
-    assert client.say(b"RCPT TO:<%b>" % recipient).code == 250
-    assert client.say(b"DATA").code == 354
-    client.send(_HALF_A_MESSAGE)
+    begin_message(client, service, proxy)
     return client
 
 
@@ -550,7 +526,7 @@ def test_a_client_in_tls_that_leaves_after_the_dot_is_answered_on_the_record(  #
         leave(client)
     next_hop.go_on()
     service.wait_for_log(rf"{proxy}: .*reply=<250 ", after=at)
-    assert [message.content for message in next_hop.messages] == [_HALF_A_MESSAGE]
+    assert [message.content for message in next_hop.messages] == [HALF_A_MESSAGE]
     assert [record["reply"][:3] for record in service.journal()[records:]] == ["250"]
 
 

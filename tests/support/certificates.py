@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from cryptography.x509.oid import NameOID
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Authority"]
+__all__ = ["Authority", "serving"]
 
 _LIFETIME: Final = timedelta(days=1)
 
@@ -101,3 +102,10 @@ class Authority:
         for extension in extensions:
             builder = builder.add_extension(extension, critical=not isinstance(extension, x509.SubjectAlternativeName))
         return builder.sign(self._key, SHA256())
+
+
+def serving(authority: Authority) -> ssl.SSLContext:
+    """Return what a next hop on 127.0.0.1 does TLS with, whose certificate names the address too."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("hop.example", ip="127.0.0.1"))
+    return context
