@@ -363,14 +363,15 @@ class ProxySession:
             await self._settle_all()  # those before it stand before it on record
             if self._transaction is not transaction:
                 return _LATER if transaction.failed else _SEQUENCE
-        decision = await self._decided(transaction, rcpt.path)
+        decision = self._decided(transaction, rcpt.path, self._client)
         transaction.remember(Recipient(decision, rcpt.path.octets, rcpt.parameters, refusal))
         return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        decision = self._guarded(
-            self._decided_at_once(transaction, rcpt.path) or await self._decided(transaction, rcpt.path)
-        )
+        decision = self._decided(transaction, rcpt.path, self._client)
+        if transaction.inquiry is not None:
+            decision = await self._with_lists(transaction, transaction.inquiry, rcpt.path, decision)
+        decision = self._guarded(decision)
         if decision.undecided and self._side.ledger is None:
             decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
@@ -408,25 +409,20 @@ class ProxySession:
         lists = self._side.blocklists
         return lists.ask(self._client.address) if lists is not None and path.null else None
 
-    def _decided_at_once(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath] | None:
-        """Return what the stage says of a recipient where no list is asked about the client; else None."""
-        if transaction.inquiry is not None:
-            return None
-        return transaction.stage.recipient(transaction.given, path, self._client, transaction.rings, transaction.day)
+    @staticmethod
+    def _decided(transaction: Transaction, path: ForwardPath, client: Client) -> Decision[ForwardPath]:
+        """Return what the stage says of a recipient."""
+        return transaction.stage.recipient(transaction.given, path, client, transaction.rings, transaction.day)
 
-    async def _decided(self, transaction: Transaction, path: ForwardPath) -> Decision[ForwardPath]:
+    async def _with_lists(
+        self, transaction: Transaction, inquiry: Inquiry, path: ForwardPath, decision: Decision[ForwardPath]
+    ) -> Decision[ForwardPath]:
         """Return what the stage says of a recipient, with what lists say of the client where that matters."""
-
-        def decide(client: Client) -> Decision[ForwardPath]:
-            return transaction.stage.recipient(transaction.given, path, client, transaction.rings, transaction.day)
-
-        decision = decide(self._client)
-        if transaction.inquiry is None:
+        listed = self._decided(transaction, path, replace(self._client, listed="some list"))
+        if listed.disposition is decision.disposition:
             return decision
-        if decide(replace(self._client, listed="some list")).disposition is decision.disposition:
-            return decision
-        zone = await transaction.inquiry.zone()
-        return decide(replace(self._client, listed=zone)) if zone else decision
+        zone = await inquiry.zone()
+        return self._decided(transaction, path, replace(self._client, listed=zone)) if zone else decision
 
     def _guarded(self, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
         """Count a failed tag; put aside what has a good one that may have been guessed, for as long as there is room.
