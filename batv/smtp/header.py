@@ -183,14 +183,14 @@ class HeaderPeek:
         at = folded.find(b"message-id")
         match = _MESSAGE_ID.search(header, max(at - 2, 0)) if at >= 0 else None
         if match is not None:
-            self.message_id = match[1].strip()
+            self.message_id = match[1].strip(b" \t")
         self.hops = folded.count(b"\nreceived:") + folded.count(b"\n.received:")
         if self._reads_senders:
             found = (_value(folded, name) for name in _SENDER_FIELDS)
             self.senders = tuple(value for value in found if value)
         # Behind what was looked at another tenant might be named.
         if self._reads_tenants and whole:
-            self.tenants = frozenset(value.strip() for value in _TENANT.findall(folded))
+            self.tenants = frozenset(value.strip(b" \t") for value in _TENANT.findall(folded))
 
 
 def _value(folded: bytes, name: bytes) -> bytes:

@@ -477,9 +477,9 @@ def peeked(message: bytes) -> tuple[bytes, int, frozenset[bytes]]:
             value = next_line.lstrip(b" \t")
         kind = _upper(name.rstrip(b" \t")) if colon else b""
         if kind == b"MESSAGE-ID" and not message_id:
-            message_id = value[:998].strip()
+            message_id = value[:998].strip(b" \t")
         elif kind == b"X-MS-EXCHANGE-CROSSTENANT-ID":
-            tenants.add(_lower(value).strip())
+            tenants.add(_lower(value).strip(b" \t"))
     return message_id, hops, frozenset(tenants)
 
 
