@@ -17,8 +17,8 @@ Rules:
 
 1. Mail waits for nothing here. Entries are written some at a time by a thread; where they come faster than it writes,
    or cannot be written, they are dropped and counted.
-2. Several processes may write and read. What one has noted, the others find after a tenth of a second, or after a
-   second where hundreds of messages come in each.
+2. Several processes may write and read. What one has noted, it finds at once, and the others after a tenth of a second,
+   or after a second where hundreds of messages come in each.
 3. A ledger that cannot be read is one that knows nothing: the caller is told, and does what it would do without one.
 4. What a process has noted and not written yet is lost with it. A power cut may take what the disk did not have.
 
@@ -36,6 +36,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
@@ -69,7 +70,7 @@ _SUFFIX: Final = ".sqlite3"
 _NAME = re.compile(r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite3(?:\.[0-9a-f]{16}\.tmp)?(?:-wal|-shm|-journal)?")
 
 _GATHER_SECONDS: Final = 0.05
-"""For how long entries are gathered before they are written: whoever answers at once is to find them."""
+"""For how long entries are gathered before they are written: who is answered at once may have another process."""
 
 _BUSY_SECONDS: Final = 0.5
 _BUSY_ROWS: Final = 100
@@ -155,9 +156,8 @@ class Ledger:
         self._keys: dict[Day, blake2b] = {}
         self._lock = Lock()
         self._written = Condition(self._lock)
-        self._writing = False
-        self._waiting: dict[Day, list[int]] = {}
-        self._waiting_rows = 0
+        self._waiting: dict[Day, set[int]] = {}
+        self._in_hand: tuple[Day, set[int]] | None = None
         self._dropped = 0
         self._nameless = 0
         self._fault: Exception | None = None
@@ -187,13 +187,12 @@ class Ledger:
             return
         day = self._today()
         parties = {name for each in recipients for name in _names(each)}
-        rows = list(self._hashes(day, (message_id,), own, parties))
+        rows = set(self._hashes(day, (message_id,), own, parties))
         with self._lock:
-            if self._waiting_rows + len(rows) > _WAITING_ROWS or self._closing.is_set():
+            if sum(map(len, self._waiting.values())) + len(rows) > _WAITING_ROWS or self._closing.is_set():
                 self._dropped += 1
                 return
-            self._waiting.setdefault(day, []).extend(rows)
-            self._waiting_rows += len(rows)
+            self._waiting.setdefault(day, set()).update(rows)
             if self._writer is None:
                 self._writer = Thread(target=self._write_on, name="ledger", daemon=True)
                 self._writer.start()
@@ -236,17 +235,16 @@ class Ledger:
             return False
         fault: Exception | None = None
         today = self._today()
+        # First what waits: it may come to the disk meanwhile, and nothing goes the other way.
+        if any(self._waits(day, self._claimed(day, ids, own, names)) for day in self._unwritten_days()):
+            return True
         with self._reading:
             try:
                 days = self._days_on_disk(today)
             except OSError as error:
                 raise _unreadable(self.directory, error) from error
             for day in days:
-                rows = []
-                for row in self._hashes(day, ids, own, names):
-                    rows.append(row)
-                    if len(rows) >= _CLAIM_ROWS:
-                        break
+                rows = self._claimed(day, ids, own, names)
                 try:
                     if self._reader(day).execute(_FIND, (str(rows),)).fetchone() is not None:
                         return True
@@ -289,7 +287,7 @@ class Ledger:
             seconds: how long to wait.
         """
         with self._written:
-            return self._written.wait_for(lambda: not self._waiting_rows and not self._writing, seconds)
+            return self._written.wait_for(lambda: not self._waiting and self._in_hand is None, seconds)
 
     def close(self) -> None:
         """Write what waits, and close the files."""
@@ -317,6 +315,9 @@ class Ledger:
                     state.update(party)
                     yield int.from_bytes(state.digest(), "big", signed=True)
 
+    def _claimed(self, day: Day, *claims: Iterable[bytes]) -> list[int]:
+        return list(islice(self._hashes(day, *claims), _CLAIM_ROWS))
+
     def _hash_of(self, day: Day, sender: bytes) -> int:
         return next(self._hashes(day, (b"",), (fold(sender),), (b"",)))
 
@@ -329,6 +330,19 @@ class Ledger:
                 self._keys.clear()
             state = self._keys[day] = blake2b(digest_size=_HASH_OCTETS, key=key)
         return state
+
+    # What is not written yet.
+
+    def _unwritten_days(self) -> set[Day]:
+        with self._lock:
+            return {*self._waiting, *((self._in_hand[0],) if self._in_hand is not None else ())}
+
+    def _waits(self, day: Day, rows: Iterable[int]) -> bool:
+        with self._lock:
+            unwritten = [self._waiting.get(day, set())]
+            if self._in_hand is not None and self._in_hand[0] == day:
+                unwritten.append(self._in_hand[1])
+            return any(row in each for each in unwritten for row in rows)
 
     # The thread that writes.
 
@@ -355,7 +369,7 @@ class Ledger:
                         connection, open_day = None, day
                         connection = self._open(day, _WRITE_SECONDS)
                         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-                    connection.execute(_ADD, (str(rows),))
+                    connection.execute(_ADD, (str(sorted(rows)),))  # neighbours lie on the same page
                     rows_since += len(rows)
                     written += len(rows)
                 except (sqlite3.Error, OSError) as error:
@@ -374,25 +388,25 @@ class Ledger:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _batch(self) -> tuple[Day, list[int]] | None:
+    def _batch(self) -> tuple[Day, set[int]] | None:
         with self._lock:
-            for day in self._waiting:
-                waiting = self._waiting.pop(day)
-                rows, rest = waiting[:_BATCH_ROWS], waiting[_BATCH_ROWS:]
-                if rest:
-                    self._waiting[day] = rest
-                self._waiting_rows -= len(rows)
-                self._writing = True
-                rows.sort()  # neighbours lie on the same page
-                return day, rows
-            self._writing = False
-            self._written.notify_all()
-        return None
+            self._in_hand = None
+            day = next(iter(self._waiting), None)
+            if day is None:
+                self._written.notify_all()
+                return None
+            waiting = self._waiting[day]
+            rows = set(islice(waiting, _BATCH_ROWS))
+            waiting -= rows
+            if not waiting:
+                del self._waiting[day]
+            self._in_hand = day, rows
+            return self._in_hand
 
-    def _put_back(self, day: Day, rows: list[int]) -> None:
+    def _put_back(self, day: Day, rows: set[int]) -> None:
         with self._lock:
-            self._waiting.setdefault(day, []).extend(rows)
-            self._waiting_rows += len(rows)
+            self._waiting.setdefault(day, set()).update(rows)
+            self._in_hand = None
 
     def _failed(self, error: Exception) -> None:
         with self._lock:

@@ -104,6 +104,17 @@ def test_a_genuine_reply_to_the_plain_address_passes(
     assert [command[:4] for command in next_hop.commands] == [b"MAIL", b"RCPT", b"DATA"]
 
 
+def test_an_answer_that_comes_at_once_is_rescued(service: ServiceProcess, next_hop: RecordingNextHop) -> None:
+    """Who answers the moment that the message was taken is not quicker than the ledger."""
+    with SmtpClient(service.outbound) as out, SmtpClient(service.inbound) as back:
+        for number in range(20):
+            name = b"%d@example.com" % number
+            assert out.mail(_JOE, [b"bob@peer.example"], _SENT.replace(b"sent@example.com", name)).code == 250
+            assert back.mail(b"", [_JOE], reply(name)).text == _DONE
+            assert last(service)[0] == "rescued"
+    assert len(next_hop.messages) == 40
+
+
 @pytest.mark.parametrize(
     ("recipient", "content"),
     [
@@ -257,11 +268,11 @@ def test_only_so_many_replies_a_day_pass(next_hop: RecordingNextHop, tmp_path: P
 
 def test_without_the_ledger_the_domain_s_disposition_stands(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Where the outbound proxy is another host's, or the files are gone or damaged; mail goes on."""
+    folder = tmp_path / "var/ledger"
     with ServiceProcess(tmp_path, next_hop.address, _RESCUE) as service:
         send(service)
-        next_hop.forget()
-        folder = tmp_path / "var/ledger"
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
+    with ServiceProcess(tmp_path, next_hop.address, _RESCUE) as service:
         with SmtpClient(service.inbound) as client:
             assert client.mail(b"", [_JOE], reply()).text == _DONE
             assert last(service) == ("untagged", "discard", "no tag; answers nothing that this recipient has sent")

@@ -153,7 +153,7 @@ def test_a_day_that_takes_too_much_by_itself_is_no_longer_written(site: _Site) -
     site.noted()
     ledger.note(b"2@x", (_JOE,), (_BOB,))
     ledger.close()
-    assert not ledger.knows((b"2@x",), _JOE, (_BOB,))
+    assert not site.ledger().knows((b"2@x",), _JOE, (_BOB,))
     assert [str(notice.fields.get("cause")) for notice in ledger.notices()] == [
         "one day takes more than ledger.max_mib allows: raise it"
     ]
@@ -203,14 +203,40 @@ def test_entries_wait_for_a_locked_file(site: _Site) -> None:
     """And are in it once it is free; meanwhile it can be read."""
     site.noted(1)
     (path,) = site.folder.iterdir()
-    ledger = site.ledger()
+    ledger, reader = site.ledger(), site.ledger()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         ledger.note(b"2@x", (_JOE,), (_BOB,))
-        assert ledger.knows((b"1@x",), _JOE, (_BOB,))
-        assert not ledger.knows((b"2@x",), _JOE, (_BOB,))
+        assert reader.knows((b"1@x",), _JOE, (_BOB,))
+        assert not reader.knows((b"2@x",), _JOE, (_BOB,))
         other.execute("ROLLBACK")
-    until(lambda: ledger.knows((b"2@x",), _JOE, (_BOB,)), "the entry")
+    until(lambda: reader.knows((b"2@x",), _JOE, (_BOB,)), "the entry")
+
+
+def test_what_a_process_has_noted_it_knows_at_once(site: _Site) -> None:
+    """A vacation program may answer before the disk has anything; on the way to the disk nothing is out of sight."""
+    site.noted(1)
+    (path,) = site.folder.iterdir()
+    ledger = site.ledger()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(2, 300):
+            ledger.note(b"%d@x" % number, (_JOE,), (_BOB,))
+            assert ledger.knows((b"%d@x" % number,), _JOE, (_BOB,))
+            assert not ledger.knows((b"%d@x" % number,), _JOE, (b"carol@peer.example",))
+        other.execute("ROLLBACK")
+    while not ledger.flush(0):
+        assert ledger.knows((b"2@x",), _JOE, (_BOB,))
+    assert site.ledger().knows((b"299@x",), _JOE, (_BOB,))
+
+
+def test_what_waits_for_a_disk_that_takes_nothing_is_known(site: _Site) -> None:
+    """It was sent, whatever the disk says."""
+    site.folder.write_bytes(b"")
+    ledger = site.ledger()
+    ledger.note(b"1@x", (_JOE,), (_BOB,))
+    until(lambda: bool(ledger.notices()), "the complaint")
+    assert ledger.knows((b"1@x",), _JOE, (_BOB,))
 
 
 def test_what_cannot_be_written_is_dropped_and_counted(site: _Site) -> None:
