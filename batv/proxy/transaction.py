@@ -347,7 +347,7 @@ class Transaction:
     # The quarantine and the record.
 
     def begin_quarantine(self) -> None:
-        """Begin a copy of the message for the held recipients.
+        """Begin a copy of the message for the recipients for whom it is to be kept; others are not named in it.
 
         One that may be genuine was found room for when its recipient was named, and is not lost for want of it now.
 
@@ -356,13 +356,14 @@ class Transaction:
             IoError: the quarantine takes none.
         """
         header = [("Return-Path", printable(self.given.octets))]
-        for recipient in self.held:
+        kept = [each for each in self.held if each.decision.disposition is Disposition.QUARANTINE]
+        for recipient in kept:
             header.append(("X-Original-To", printable(recipient.given)))
             header.append(("X-Batv-Verdict", f"{recipient.decision.verdict} ({recipient.decision.reason})"))
         # After the verdicts, so that a message which begins with white space does not go on with one.
         header.append(("X-Batv-Transaction", self.identifier))
         name = f"{self.side.clock():.6f}.{self.identifier}.batv"
-        genuine = any(recipient.decision.verdict is Verdict.VALID for recipient in self.held)
+        genuine = any(recipient.decision.verdict is Verdict.VALID for recipient in kept)
         self.quarantined = self.side.quarantine.begin(name, header, beyond_limit=genuine)
 
     def discard_instead(self) -> None:

@@ -264,6 +264,18 @@ def test_a_forged_bounce_is_kept_with_its_envelope(service: ServiceProcess, next
     assert sorted(record["disposition"] for record in service.journal()) == ["quarantine", "quarantine", "rewrite"]
 
 
+def test_who_is_not_to_get_it_is_not_named_in_the_copy(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """What is released would reach him too."""
+    keep = '[domains."keep.example"]\non_forged = "quarantine"\n'
+    with ServiceProcess(tmp_path, next_hop.address, keep, on_forged="discard") as service:
+        with SmtpClient(service.inbound) as client:
+            assert client.mail(b"", [b"joe@example.com", b"ann@keep.example"], _AS_SENT).code == 250
+        (message,) = kept(service)
+    assert b"X-Original-To: <ann@keep.example>\n" in message
+    assert b"joe@example.com" not in message
+    assert [each["disposition"] for each in service.journal()] == ["discard", "quarantine"]
+
+
 def test_bare_newlines_are_kept_as_lines(service: ServiceProcess) -> None:
     """What is kept is what would have gone on: harmless."""
     with SmtpClient(service.inbound) as client:
