@@ -79,7 +79,8 @@ def generate(  # noqa: PLR0913 -- one argument for each option
 
     Its addresses hold live tags: keep it as you keep a password. The folder is made for its owner only.
     """
-    from batv.corpus.generate import generate as make  # noqa: PLC0415 -- only where a corpus is made
+    from batv.corpus.classes import CLIENTS  # noqa: PLC0415 -- only where a corpus is made
+    from batv.corpus.generate import generate as make  # noqa: PLC0415 -- see above
     from batv.corpus.ground import Ground  # noqa: PLC0415 -- see above
     from batv.corpus.manifest import CorpusWriter  # noqa: PLC0415 -- see above
 
@@ -89,6 +90,10 @@ def generate(  # noqa: PLR0913 -- one argument for each option
         about = make(writer, ground, count=count, seed=seed, weights=dict(weights), progress=progress)
     for kind, why in about.left_out.items():
         remark(f"{kind} is left out: {why}")
+    exempt = sum(ground.policy.exempt_client(client) is not None for client in CLIENTS)
+    if exempt:
+        some = f"{exempt} of the {len(CLIENTS)} clients of the corpus"
+        remark(f"{some} are in exempt_clients: no forged bounce of theirs is judged")
     result = {
         "directory": str(folder),
         "count": count,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batv.corpus.ground import Ground
     from batv.keyring import Key
 
-__all__ = ["CLASSES", "UNKNOWN_USER", "Group", "Kind", "Scene"]
+__all__ = ["CLASSES", "CLIENTS", "UNKNOWN_USER", "Group", "Kind", "Scene"]
 
 UNKNOWN_USER: Final = "unknown-user"
 """Local part of the users whom the sink does not know."""
@@ -43,8 +43,8 @@ _OUTCOMES: Final = {
 _HOSTS: Final = ("mx.peer.example", "mail.partner.example", "relay.isp.example", "smtp.uni.example", "gw.firm.example")
 _REMOTES: Final = ("mx1.away.example", "mail.gone.example", "inbound.far.example", "mx.lost.example")
 _PEER_DOMAINS: Final = ("peer.example", "partner.example", "isp.example", "uni.example")
-_CLIENTS: Final = 48
-"""Client addresses of a corpus, so that many sessions run side by side and each carries several messages."""
+CLIENTS: Final = tuple(f"127.{90 + host // 16}.{host % 16}.{10 + host}" for host in range(48))
+"""Client addresses of a corpus: so many that sessions run side by side, and so few that each has several messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,19 @@ class Scene:
         rng: where all choices come from.
         number: how many messages of the class come before it.
         serial: its place among all messages: makes Message-IDs unique.
+        client: the address of the client.
     """
 
     ground: Ground
     rng: Random
     number: int
     serial: int
+    client: str
 
     @property
     def now(self) -> int:
         """A moment of the day, POSIX seconds; the same for the same serial number."""
         return self.ground.day.number * SECONDS_A_DAY + self.serial * 7919 % SECONDS_A_DAY
-
-    @property
-    def client(self) -> str:
-        """The address of the client."""
-        host = self.rng.randrange(_CLIENTS)
-        return f"127.{90 + host // 16}.{host % 16}.{10 + host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +144,18 @@ STORMS: Final = Group("storms", "let through?")
 # What must become of an address.
 
 
-def _expected(ground: Ground, address: Address, *, null: bool = True, ending: Ending = Ending.MESSAGE) -> Recipient:
+def _expected(scene: Scene, address: Address, *, null: bool = True, ending: Ending = Ending.MESSAGE) -> Recipient:
+    ground = scene.ground
     path = f"<{_text(address.mailbox)}>"
-    if null and address.verdict is Verdict.UNTAGGED and ground.exempt(address.mailbox):
+    if null and ground.exempt(address.verdict, address.mailbox, scene.client):
         address = replace(address, verdict=Verdict.NOT_JUDGED, why="exempt")
+    passed = Disposition.REWRITE if address.bare != address.mailbox else Disposition.PASS
     if not null:
-        rewritten = address.bare != address.mailbox
         return Recipient(
             path,
             "",
             Verdict.NOT_A_BOUNCE,
-            Disposition.REWRITE if rewritten else Disposition.PASS,
+            passed,
             Outcome.DELIVERED,
             f"<{_text(address.bare)}>",
             "the sender is not null",
@@ -166,7 +163,7 @@ def _expected(ground: Ground, address: Address, *, null: bool = True, ending: En
     if address.verdict in FORGED:
         disposition = ground.wish(address.domain).disposition(address.verdict)
     elif address.verdict in {Verdict.NOT_JUDGED, Verdict.RESCUED}:
-        disposition = Disposition.PASS
+        disposition = passed
     elif address.verdict is Verdict.FOREIGN:
         disposition = Disposition.REJECT
     else:
@@ -482,7 +479,7 @@ def _dsn(
     report = _report(scene, _text(addresses[0].mailbox), action)
     octets = dialect.write(report)
     null = reverse_path == "<>"
-    recipients = [_expected(scene.ground, address, null=null) for address in addresses]
+    recipients = [_expected(scene, address, null=null) for address in addresses]
     return _entry(
         scene, kind, dialect.name, helo=report.host, reverse_path=reverse_path, recipients=recipients, octets=octets
     ), octets
@@ -517,17 +514,17 @@ def _automatic(name: str, what: str, address: Callable[[Scene], Address]) -> Mak
         report = _report(scene, _text(found.mailbox), Action.DELIVERED)
         octets = AUTOMATIC[what](report)
         answers = None
-        if _rescued(scene.ground, found):
+        if found.verdict is Verdict.UNTAGGED:
+            answers = _answered(report, found.bare, report.recipient)
+        if _rescued(scene, found):
             found = replace(found, verdict=Verdict.RESCUED, why="answers what this user has sent")
-            message_id = report.letter.message_id.strip("<>")
-            answers = Answered(message_id, _text(found.bare), report.recipient)
         entry = _entry(
             scene,
             name,
             what,
             helo=report.host,
             reverse_path="<>",
-            recipients=(_expected(scene.ground, found),),
+            recipients=(_expected(scene, found),),
             octets=octets,
         )
         return replace(entry, answers=answers), octets
@@ -535,17 +532,56 @@ def _automatic(name: str, what: str, address: Callable[[Scene], Address]) -> Mak
     return make
 
 
-def _rescued(ground: Ground, address: Address) -> bool:
-    if address.verdict is not Verdict.UNTAGGED or ground.exempt(address.mailbox):
+def _answered(report: Report, sender: Mailbox, recipient: str) -> Answered:
+    return Answered(report.letter.message_id.strip("<>"), _text(sender), recipient)
+
+
+_FORGETFUL: Final = frozenset({"domino", "groupwise", "plain"})
+"""Dialects that do not always say which message they are about."""
+
+_NAMING: Final = (
+    *AUTOMATIC.items(),
+    *((each.name, each.write) for each in DIALECTS if each.name not in _FORGETFUL),
+)
+"""Who names the Message-ID of what is answered, by name."""
+
+
+def _harvested(scene: Scene) -> tuple[Entry, bytes]:
+    """Return what names mail of ours out of an archive: of another user's, or not to the party that it speaks of."""
+    found = _untagged(scene)
+    ground = scene.ground
+    report = _report(scene, _text(found.mailbox), Action.FAILED)
+    if scene.number % 2:
+        owner = next(user for user in iter(lambda: ground.user(scene.rng, found.domain), None) if user != found.bare)
+        answers, why = _answered(report, owner, report.recipient), "names mail of another user"
+    else:
+        answers, why = _answered(report, found.bare, "subscribers@elsewhere.example"), "names mail to another party"
+    dialect, write = _NAMING[scene.number // 2 % len(_NAMING)]
+    octets = write(report)
+    entry = _entry(
+        scene,
+        "forged-harvested-id",
+        dialect,
+        helo=report.host,
+        reverse_path="<>",
+        recipients=(_expected(scene, replace(found, why=why)),),
+        octets=octets,
+    )
+    return replace(entry, answers=answers), octets
+
+
+def _rescued(scene: Scene, address: Address) -> bool:
+    exempt = scene.ground.exempt(address.verdict, address.mailbox, scene.client)
+    if address.verdict is not Verdict.UNTAGGED or exempt:
         return False
-    wish = ground.wish(address.domain)
+    wish = scene.ground.wish(address.domain)
     return wish.rescue and wish.disposition(Verdict.UNTAGGED) is not Disposition.PASS
 
 
 def _callout(name: str, address: Callable[[Scene], Address]) -> Maker:
     def make(scene: Scene) -> tuple[Entry, None]:
         ending = (Ending.QUIT, Ending.RSET)[scene.number % 2]
-        recipient = _expected(scene.ground, address(scene), ending=ending)
+        recipient = _expected(scene, address(scene), ending=ending)
         host = scene.rng.choice(_HOSTS)
         return Entry("", name, "", scene.client, host, "<>", "", (recipient,), ending), None
 
@@ -582,7 +618,7 @@ def _ordinary(scene: Scene) -> tuple[Entry, bytes]:
     octets = found.octets.replace(found.message_id.encode(), f"<{scene.serial:07d}.{token(rng, 8)}@{sender}>".encode())
     if rng.random() < 0.05:  # noqa: PLR2004 -- one in twenty claims what only a proxy may say
         octets = b"X-Batv-Status: valid\r\n" + octets
-    recipients = [_expected(scene.ground, address, null=False) for address in unique.values()]
+    recipients = [_expected(scene, address, null=False) for address in unique.values()]
     entry = _entry(
         scene, "ordinary", "", helo=rng.choice(_HOSTS), reverse_path=f"<{sender}>", recipients=recipients, octets=octets
     )
@@ -601,7 +637,7 @@ def _null_mail(scene: Scene) -> tuple[Entry, bytes]:
     sender = f"newsletter@{rng.choice(_PEER_DOMAINS)}"
     found = ordinary(rng, sender, _header_address(_text(address.bare)), scene.now)
     octets = found.octets.replace(found.message_id.encode(), f"<{scene.serial:07d}.{token(rng, 8)}@{sender}>".encode())
-    recipient = replace(_expected(scene.ground, address), why="real mail, sent with NOTIFY=NEVER through an old relay")
+    recipient = replace(_expected(scene, address), why="real mail, sent with NOTIFY=NEVER through an old relay")
     return _entry(
         scene,
         "null-sender-mail",
@@ -724,6 +760,7 @@ def _kinds() -> tuple[Kind, ...]:
     kinds += [
         Kind(name, weight, FORGED_BOUNCES, _bounce(name, address), lacks) for name, weight, address, lacks in forged
     ]
+    kinds.append(Kind("forged-harvested-id", 2, FORGED_BOUNCES, _harvested, _nothing))
     others = [form for form in ForeignForm if form is not ForeignForm.SRS]
     unjudged: tuple[tuple[str, Callable[[Scene], Address], Lacks], ...] = (
         ("unjudged-srs", lambda scene: _foreign_form(scene, (ForeignForm.SRS,)), _nothing),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from batv.corpus.classes import CLASSES, Scene
+from batv.corpus.classes import CLASSES, CLIENTS, Scene
 from batv.corpus.manifest import About, Outcome
 from batv.errors import CorpusError
 
@@ -64,7 +64,8 @@ def generate(  # noqa: PLR0913 -- what a corpus depends on
     Random(f"{seed}/order").shuffle(places)
     made: dict[Kind, int] = dict.fromkeys(weighed, 0)
     for serial, kind in enumerate(places, start=1):
-        scene = Scene(ground, Random(f"{seed}/{serial}"), made[kind], serial)
+        rng = Random(f"{seed}/{serial}")
+        scene = Scene(ground, rng, made[kind], serial, rng.choice(CLIENTS))
         made[kind] += 1
         entry, message = kind.make(scene)
         if ground.refuses_bare_newlines and message is not None:

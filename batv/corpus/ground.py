@@ -14,6 +14,7 @@ from batv.errors import ConfigError
 from batv.keyring import KEY_NUMBERS, Key, Role, Secret
 from batv.signing import sign_with
 from batv.tag import Placement, Scheme, Tag, put_on
+from batv.verdict import FORGED, Verdict
 
 if TYPE_CHECKING:
     from random import Random
@@ -77,8 +78,12 @@ class Ground:
             raise LookupError(domain)
         return found
 
-    def exempt(self, mailbox: Mailbox) -> bool:
-        """Whether a bounce without a tag to this address is not judged."""
+    def exempt(self, verdict: Verdict, mailbox: Mailbox, client: str) -> bool:
+        """Whether a bounce from a client that would count as forged, with this verdict, is not judged."""
+        if verdict in FORGED and self.policy.exempt_client(client):
+            return True
+        if verdict is not Verdict.UNTAGGED:
+            return False
         policy = self.policy.for_domain(mailbox.domain)
         if policy is None:
             return False

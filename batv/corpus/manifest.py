@@ -134,7 +134,7 @@ class Entry:
         parameters: of MAIL, without the leading space.
         recipients: those that RCPT names, in their order.
         ending: how the transaction ends.
-        answers: the mail of ours that it genuinely answers; None where there is none, or where nothing depends on it.
+        answers: the mail of ours whose Message-ID it names; None where there is none, or where nothing depends on it.
     """
 
     file: str

@@ -162,9 +162,14 @@ async def own_proxy(  # noqa: PLR0913 -- what a proxy depends on
     """
     with tempfile.TemporaryDirectory(prefix="batv-corpus-") as folder:
         state = Path(folder) / "state"
-        # How the site listens and reaches its mail store is nothing to the sink: what it relays is.
-        relayed = settings.inbound.relay_domains if settings.inbound is not None else frozenset[str]()
-        inbound = InboundSettings(listen=(_LOOPBACK,), next_hop=(sink.endpoint,), relay_domains=relayed)
+        # How the site listens and reaches its mail store is nothing to the sink: what it lets through is.
+        wanted = settings.inbound or InboundSettings(listen=(_LOOPBACK,), next_hop=(sink.endpoint,))
+        inbound = InboundSettings(
+            listen=(_LOOPBACK,),
+            next_hop=(sink.endpoint,),
+            relay_domains=wanted.relay_domains,
+            exempt_clients=wanted.exempt_clients,
+        )
         changed = settings.model_copy(
             update={
                 "outbound": None,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from batv.cli import Site, run
 from batv.config import parse
 from batv.corpus.classes import CLASSES
-from batv.corpus.manifest import Corpus, read_corpus
+from batv.corpus.generate import generate
+from batv.corpus.ground import Ground as CorpusGround
+from batv.corpus.manifest import Corpus, CorpusWriter, read_corpus
 from batv.corpus.replay import Speed
 from batv.corpus.run import run_own
 from batv.day import Day
@@ -18,7 +21,7 @@ from batv.keyring import Key, KeyRing, Secret
 from batv.store.rings import RingStore, ring_octets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pytest
@@ -127,6 +130,16 @@ on_forged = "{on_forged}"
         """Return the settings of a configuration of this site."""
         path = config or self.config
         return parse(path.read_text(), str(path), str(self.folder))
+
+    def generate(
+        self, name: str, config: Path, *, count: int, seed: str, weights: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Make a corpus for a configuration of this site."""
+        site = Site(str(config), lambda: TODAY)
+        settings = site.settings()
+        made_for = CorpusGround.of(settings, site.rings(settings), TODAY)
+        with CorpusWriter(self.folder / name) as writer:
+            generate(writer, made_for, count=count, seed=seed, weights=weights, progress=lambda _: None)
 
     def read(self, name: str) -> Corpus:
         """Return a corpus of this site."""

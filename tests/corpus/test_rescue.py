@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from batv.corpus.classes import CLASSES
 from batv.corpus.manifest import Outcome
 from batv.corpus.replies import AUTOMATIC
 from batv.keyring import Secret
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PLAIN: Final = tuple(f"automatic-{what}-plain" for what in AUTOMATIC)
+_HARVESTED: Final = "forged-harvested-id"
 _SENT: Final = 1000
 
 
@@ -107,3 +109,15 @@ def test_of_a_thousand_with_harvested_ids_none_is_known_that_goes_elsewhere_or_s
             assert not _known(ledger, write(_id(number), _party(number)), _user(number + 1))
             assert not _known(ledger, write(_id(number), _party(number + 1)), _user(number))
             assert not _known(ledger, write(_id(number), b"spam@evil.example"), _user(number))
+
+
+def test_of_a_thousand_with_harvested_ids_none_passes_the_proxy(ground: Ground) -> None:
+    """Over SMTP, as real servers word them, to a proxy whose ledger has every one of these ids."""
+    config = ground.configure("rescue.toml", "discard", "[ledger]\nenabled = true\n", "rescue = true\n")
+    ground.generate("c", config, count=_SENT, seed="1", weights=dict.fromkeys(CLASSES, 0.0) | {_HARVESTED: 1.0})
+    score = ground.score(ground.read("c"), config)
+    assert [fate.kind for fate in score.fates] == [_HARVESTED] * _SENT
+    assert {fate.outcome for fate in score.fates} == {Outcome.DISCARDED}
+    assert score.mistakes() == []
+    reasons = {fate.finding.reason if fate.finding is not None else "" for fate in score.fates}
+    assert reasons == {"no tag; answers nothing that this recipient has sent"}, "each names a message that is known"

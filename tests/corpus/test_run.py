@@ -84,6 +84,43 @@ def test_a_domain_that_is_switched_on_by_itself_is_scored_as_in_force(ground: Gr
     assert said.fields["forged_delivered"] == 0
 
 
+def test_clients_that_are_exempt_are_not_expected_to_be_judged(ground: Ground) -> None:
+    """A site exempts servers of its own, on this host too; what is said of the others must still be true."""
+    config = ground.configure("site.toml", "mark", SCOPE + "\n[ledger]\nenabled = true\n", "rescue = true\n")
+    text = config.read_text()
+    config.write_text(text.replace("[inbound]\n", '[inbound]\nexempt_clients = ["127.91.0.0/16", "127.92.0.0/24"]\n'))
+    folder = ground.folder / "corpus"
+    made = ground("generate", "--out", str(folder), "--count", "400", config=config)
+    assert "17 of the 48 clients of the corpus are in exempt_clients: no forged bounce of theirs is judged" in made.err
+    said = ground("run", str(folder), "--json", config=config)
+    assert said.status == 0, said.out
+    assert said.fields["mistakes"] == []
+    met = said.fields["matrix"]["forged-random-tag"]
+    assert (met["delivered"] > 0, met["marked"] > 0) == (True, True)
+
+
+def test_where_all_clients_are_exempt_nothing_is_judged(ground: Ground) -> None:
+    """As with the whole of this host's network, at a proxy that runs."""
+    port = free_port()
+    live = ground.folder / "live"
+    live.mkdir()
+    with ServiceProcess(live, f"127.0.0.1:{port}") as service:
+        config = service.config
+        config.write_text(config.read_text().replace("[inbound]\n", '[inbound]\nexempt_clients = ["127.0.0.0/8"]\n'))
+        service.reload()
+        service.wait_for_log("reloaded")
+        made = ground("generate", "--out", str(live / "corpus"), "--count", "120", config=config, today=today())
+        assert made.status == 0, made.err
+        host, inbound = service.inbound
+        said = ground(
+            "run", str(live / "corpus"), "--inbound", f"{host}:{inbound}", "--sink", f"127.0.0.1:{port}", "--json",
+            config=config, today=today(),
+        )  # fmt: skip
+    assert said.status == 0, (said.out, said.err)
+    assert said.fields["mistakes"] == []
+    assert said.fields["matrix"]["storm"]["delivered"] == sum(said.fields["matrix"]["storm"].values())
+
+
 def test_refused_newlines_are_expected_where_the_site_refuses_them(ground: Ground) -> None:
     """`bare_newlines` decides over ordinary mail too: what it costs must be in the score."""
     config = ground.configure("site.toml", more='[smtp]\nbare_newlines = "reject"\n')
