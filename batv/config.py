@@ -750,7 +750,7 @@ class LedgerSettings(_Section):
     enabled: bool = Field(
         default=False,
         description="keep the ledger: hashes of Message-IDs, senders and recipients of mail that is sent, about 40"
-        " octets a message; for `rescue`",
+        " octets a message; for `rescue`, `on_too_long` and exemptions",
     )
     keep_days: int = Field(
         30,
@@ -905,10 +905,11 @@ class TagsSettings(_Section):
         description='last day on which the draft\'s tags are accepted under `scheme = "strong"`, as in 2027-03-31;'
         " until then they can be guessed as before; not set: always",
     )
-    on_too_long: Literal["leave", "refuse"] = Field(
-        "leave",
-        description="mail from an address too long for a tag: leave: it goes unsigned, and its bounces are not judged;"
-        " refuse: `550 5.1.7`; against forged bounces to such addresses",
+    on_too_long: Literal["remember", "leave", "refuse"] = Field(
+        "remember",
+        description="mail from an address too long for a tag: remember: it goes unsigned, and where both proxies share"
+        " a `[ledger]`, bounces to such addresses are judged but for those on it; leave: it goes unsigned, and its"
+        " bounces are not judged; refuse: `550 5.1.7`; against forged bounces to such addresses",
     )
 
     @property
@@ -987,7 +988,13 @@ class Settings(_Section):
             Exemptions(each.exemption for each in self.exemptions),
             exempt_own_domains=self.outbound is not None and self.outbound.exempt_own_domains,
             exempt_clients=self.inbound.exempt_clients if self.inbound is not None else (),
+            remembers=self._remembers,
         )
+
+    @property
+    def _remembers(self) -> bool:
+        # Of what leaves by another host alone, the ledger of this one knows nothing.
+        return self.ledger.enabled and self.outbound is not None
 
     def _domain_policy(self, domain: DomainSettings) -> DomainPolicy:
         style = Style(
@@ -1001,6 +1008,7 @@ class Settings(_Section):
             domain.by_verdict,
             tuple(map(Pattern.parse_local, domain.exempt_recipients)),
             refuse_too_long=self.tags.on_too_long == "refuse",
+            remember_too_long=self.tags.on_too_long == "remember" and self._remembers,
             style=style,
             rescue=domain.rescue,
             draft_until=(domain.accept_draft_until or self.tags.accept_draft_until) if strong else None,

@@ -217,6 +217,11 @@ class KeyRing:
                 raise KeyRingDataError(f"two keys would sign on {begin}", "restore the ring from a copy")
 
     @property
+    def longest(self) -> int:
+        """Days for which a tag can be good after the day of signing, by the key with which it is so for longest."""
+        return max((key.longest for key in self.keys), default=0)
+
+    @property
     def name(self) -> str:
         """What messages call the ring."""
         return "the default ring" if self.domain is None else f"the ring of {_shown(self.domain)}"
@@ -436,11 +441,14 @@ class KeyRings:
         own = self.own.get(domain.lower())
         if own is None:
             return (self.default,) if self.default is not None else ()
-        if self.default is not None and self.default.keys:
-            longest = max(key.longest for key in self.default.keys)
-            if day - own.created <= longest + 1:
-                return (own, self.default)
+        if self.default is not None and self.default.keys and day - own.created <= self.default.longest + 1:
+            return (own, self.default)
         return (own,)
+
+    def longest(self, domain: bytes) -> int:
+        """Return the days for which tags of a domain can be good after the day of signing; 0 without a ring."""
+        ring = self.own.get(domain.lower(), self.default)
+        return ring.longest if ring is not None else 0
 
 
 def _shown(domain: bytes) -> str:

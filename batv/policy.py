@@ -43,6 +43,8 @@ class DomainPolicy:
         by_verdict: what forged bounces with these verdicts get, instead of `on_forged`.
         exempt_recipients: patterns for local parts to which bounces without a tag are not judged.
         refuse_too_long: whether mail from an address that is too long for a tag is refused, not left unsigned.
+        remember_too_long: whether bounces to such an address are judged, unless it is on record that its mail left
+            unsigned.
         style: how tags are written; None: as the stage has it.
         draft_until: last day on which tags of the draft's scheme are accepted; None: always.
         rescue: whether a bounce without a tag passes that answers a message which its recipient sent.
@@ -55,6 +57,7 @@ class DomainPolicy:
     by_verdict: Mapping[Verdict, Disposition] = field(default_factory=dict)
     exempt_recipients: tuple[Pattern, ...] = ()
     refuse_too_long: bool = False
+    remember_too_long: bool = False
     style: Style | None = None
     draft_until: Day | None = None
     rescue: bool = False
@@ -130,12 +133,26 @@ class Exemptions:
 
     Args:
         exemptions: in the order of the settings; of several that fit the first one counts.
+
+    Attributes:
+        every: all of them.
+        beyond_senders: whether any names clients or recipients, of whom the sender's address does not tell.
     """
 
-    __slots__ = ("_by_client", "_by_recipient", "_by_sender", "_clients", "_last_by_recipient", "_recipients", "every")
+    __slots__ = (
+        "_by_client",
+        "_by_recipient",
+        "_by_sender",
+        "_clients",
+        "_last_by_recipient",
+        "_recipients",
+        "beyond_senders",
+        "every",
+    )
 
     def __init__(self, exemptions: Iterable[Exemption] = ()) -> None:
         self.every: Final = tuple(exemptions)
+        self.beyond_senders: Final = any(one.clients or one.recipients for one in self.every)
         numbered = tuple(enumerate(self.every))
         # Each stands under the kind that is known first; what else it names is looked at once that has fitted.
         self._by_sender: Final = AddressIndex((each, number) for number, one in numbered for each in one.senders)
@@ -202,6 +219,7 @@ class Policy:
         exemptions: mail that leaves unsigned on purpose.
         exempt_own_domains: whether mail to domains of ours leaves unsigned.
         exempt_clients: networks whose forged bounces are not judged.
+        remembers: whether it is on record here which addresses have mail that leaves unsigned.
         marks: whether any domain wants a status field, so that fields from outside must go.
     """
 
@@ -210,6 +228,7 @@ class Policy:
     exemptions: Exemptions = field(default_factory=Exemptions)
     exempt_own_domains: bool = False
     exempt_clients: tuple[IPv4Network | IPv6Network, ...] = ()
+    remembers: bool = False
     marks: bool = field(init=False, repr=False, compare=False)
     _wild: bool = field(init=False, repr=False, compare=False)
     _exempt_clients: NetworkIndex[str] = field(init=False, repr=False, compare=False)
@@ -258,6 +277,11 @@ class Policy:
         return self.exempt_own_domains or (
             bool(self.exemptions) and self.exemptions.want_recipient(sender, client, day)
         )
+
+    @property
+    def recalls_exempt(self) -> bool:
+        """Whether the record alone tells of some addresses that mail of theirs has left unsigned on purpose."""
+        return self.remembers and (self.exempt_own_domains or self.exemptions.beyond_senders)
 
     def exempt_for(self, sender: Mailbox, client: str, recipient: Mailbox, day: Day) -> str | None:
         """Return why mail to this recipient leaves unsigned on purpose, or None."""

@@ -8,8 +8,9 @@ Rules:
 
 1. The outbound stage changes reverse paths only, the inbound one forward paths only.
 2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth.
-3. What the outbound stage leaves unsigned for the address alone, the inbound stage does not judge. Where client or
-   recipient decided, the address does not tell: then the Decision says that it was exempt, for whoever remembers it.
+3. What the outbound stage leaves unsigned for the address alone, the inbound stage does not judge; where addresses that
+   are too long for a tag are remembered, only those that are. Where client or recipient decided, the address does not
+   tell: the content decides about bounces to those that are remembered.
 4. A list of senders of backscatter can make worse what a bounce without a tag gets, never better, and nothing else.
 5. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
    address by which a relay is told to send a message elsewhere, before or after the tag is taken off.
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from batv.policy import DomainPolicy, Policy
     from batv.rescue import Claims
 
-__all__ = ["Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
+__all__ = ["NOT_ON_RECORD", "Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,14 @@ class Stage(Protocol):
     ) -> Decision[ForwardPath]:
         """Return what becomes of a forward path; `reverse_path` is the one the client gave."""
 
+    def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
+        """Return what becomes of a recipient about whom the record of addresses with unsigned mail was to be asked.
+
+        Args:
+            decision: what was said of the recipient.
+            on_record: whether mail of the address has left unsigned, or may have.
+        """
+
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Return what becomes of a recipient that was undecided.
 
@@ -87,6 +96,9 @@ class Stage(Protocol):
             found: what the sent ledger knows of that.
         """
 
+
+NOT_ON_RECORD: Final = "too long for one, and no mail of it is on record"
+"""In the reason for which an address too long for a tag is judged."""
 
 _LEFT_UNSIGNED: Final = "unsigned: "
 
@@ -137,7 +149,7 @@ class SigningStage:
         if self.policy.exemptions.every:
             exemption = self.policy.exemptions.of_mail(mailbox, client.address, day)
             if exemption is not None:
-                return self._unsigned(path, str(exemption), exempt=True)
+                return self._exempt(path, str(exemption))
         style = domain.style or self.style
         hindrance = obstacle(mailbox, style.scheme)
         if hindrance is _TOO_LONG and domain.refuse_too_long:
@@ -145,7 +157,8 @@ class SigningStage:
         try:
             ring = rings.ring_for(mailbox.domain)
             if hindrance is not None:
-                return self._unsigned(path, hindrance.value)
+                recall = hindrance is _TOO_LONG and domain.remember_too_long
+                return self._unsigned(path, hindrance.value, recall=recall)
             key = ring.signing_key(day)
         except NoSigningKeyError as error:
             return Decision(Verdict.UNSIGNED, Disposition.DEFER, path, str(error))
@@ -167,7 +180,7 @@ class SigningStage:
         if decision.verdict is not Verdict.SIGNED or path.mailbox is None or recipient.mailbox is None:
             return decision
         why = self.policy.exempt_for(path.mailbox, client.address, recipient.mailbox, day)
-        return decision if why is None else self._unsigned(path, why, exempt=True)
+        return decision if why is None else self._exempt(path, why)
 
     def recipient(
         self, reverse_path: ReversePath, path: ForwardPath, client: Client, rings: KeyRings, day: Day
@@ -176,14 +189,22 @@ class SigningStage:
         del reverse_path, client, rings, day
         return Decision(Verdict.NOT_A_BOUNCE, Disposition.PASS, path, "outbound")
 
+    def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
+        """Return the decision: the outbound side judges nobody."""
+        del on_record
+        return decision
+
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Return the decision: the outbound side looks into no message."""
         del claims, found
         return decision
 
+    def _exempt(self, path: ReversePath, why: str) -> Decision[ReversePath]:
+        return replace(self._unsigned(path, why, recall=self.policy.recalls_exempt), exempt=True)
+
     @staticmethod
-    def _unsigned(path: ReversePath, why: str, *, exempt: bool = False) -> Decision[ReversePath]:
-        return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why, exempt=exempt)
+    def _unsigned(path: ReversePath, why: str, *, recall: bool = False) -> Decision[ReversePath]:
+        return Decision(Verdict.UNSIGNED, Disposition.PASS, path, _LEFT_UNSIGNED + why, recall=recall)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +281,21 @@ class VerifyingStage:
                 )
         if client.listed:
             decision = self._worsened(decision, domain, client.listed)
-        return replace(decision, undecided=True) if domain.rescue and _may_be_rescued(decision) else decision
+        return self._to_be_asked(decision, mailbox, domain) if decision.verdict is Verdict.UNTAGGED else decision
+
+    def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
+        """Leave alone who is too long for a tag; where a part of the mail has one, let the content decide."""
+        mailbox = decision.path.mailbox
+        domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
+        decision = replace(decision, recall=False)
+        if mailbox is None or domain is None:
+            return decision
+        if not self._too_long(mailbox, domain):
+            return replace(decision, undecided=on_record)
+        if on_record:
+            return Decision(Verdict.NOT_JUDGED, Disposition.PASS, decision.path, _TOO_LONG.value)
+        undecided = domain.rescue and decision.disposition is not Disposition.PASS
+        return replace(decision, undecided=undecided, reason=f"{decision.reason}; {NOT_ON_RECORD}")
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Let through what answers a message that this very recipient sent to the party that it speaks of."""
@@ -271,6 +306,16 @@ class VerifyingStage:
         status = STATUS_BY_VERDICT[Verdict.RESCUED] if domain is not None and domain.marks else None
         reason = f"no tag; {claims.kind}, answers a message on the ledger"
         return Decision(Verdict.RESCUED, Disposition.PASS, decision.path, reason, status=status)
+
+    def _to_be_asked(
+        self, decision: Decision[ForwardPath], mailbox: Mailbox, domain: DomainPolicy
+    ) -> Decision[ForwardPath]:
+        """Return what is said of a bounce without a tag, and whether it stands without a look at record or content."""
+        if domain.remember_too_long and self._too_long(mailbox, domain):
+            return replace(decision, recall=True)
+        if decision.disposition is Disposition.PASS:
+            return decision
+        return replace(decision, undecided=domain.rescue, recall=self.policy.recalls_exempt and not domain.rescue)
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
@@ -305,7 +350,10 @@ class VerifyingStage:
         found = verify_any(mailbox, rings.rings_for(mailbox.domain, day), day, domain.draft_until)
         if found.tag is None:
             hindrance = obstacle(mailbox, (domain.style or self.style).scheme)
-            if hindrance is not None and not (hindrance is _TOO_LONG and domain.refuse_too_long):
+            judged = hindrance is None or (
+                hindrance is _TOO_LONG and (domain.refuse_too_long or domain.remember_too_long)
+            )
+            if hindrance is not None and not judged:
                 return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, hindrance.value)
             bare, number = path, None
         else:
@@ -315,6 +363,9 @@ class VerifyingStage:
         if domain.marks and (disposition is _REWRITE or disposition is _MARK):
             status = STATUS_BY_VERDICT[found.verdict]
         return Decision(found.verdict, disposition, bare, found.reason, number, status)
+
+    def _too_long(self, mailbox: Mailbox, domain: DomainPolicy) -> bool:
+        return obstacle(mailbox, (domain.style or self.style).scheme) is _TOO_LONG
 
     @staticmethod
     def _worsened(decision: Decision[ForwardPath], domain: DomainPolicy, zone: str) -> Decision[ForwardPath]:
@@ -327,10 +378,6 @@ class VerifyingStage:
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
         return Decision(Verdict.FOREIGN, Disposition.REJECT, path, why)
-
-
-def _may_be_rescued(decision: Decision[ForwardPath]) -> bool:
-    return decision.verdict is Verdict.UNTAGGED and decision.disposition is not Disposition.PASS
 
 
 _NOT_TO_BE_TAKEN_BACK: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
@@ -377,6 +424,10 @@ class DeferringStage:
         if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
             return decision
         return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
+
+    def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
+        """Return what the other stage says."""
+        return self.stage.recalled(decision, on_record=on_record)
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Return what the other stage says."""

@@ -98,6 +98,8 @@ class Decision(Generic[PathT]):
         status: value of the status field where the site asked for one, else None.
         exempt: whether an exemption of the site decided. What left unsigned for one has bounces that are genuine.
         undecided: whether the content may change it: the disposition is what is done where that does not.
+        recall: whether addresses whose mail left unsigned are remembered because of it: outbound this address is put on
+            that record, inbound it may change the decision that it is there.
     """
 
     verdict: Verdict
@@ -108,3 +110,4 @@ class Decision(Generic[PathT]):
     status: bytes | None = None
     exempt: bool = False
     undecided: bool = False
+    recall: bool = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.cli.output import text_of
 from batv.rollout import Phase
+from batv.stage import NOT_ON_RECORD
 from batv.verdict import FORGED, Disposition, Verdict
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Causes:
                 rule += f'; but rollout = "auto", which is at {phase.value}'
             if verdict is Verdict.UNTAGGED and policy.rescue:
                 rule += "; but rescue = true, and what answers mail from it passes"
+            if NOT_ON_RECORD in reason:
+                rule = f'[tags] on_too_long = "remember"; {rule}'
             return rule
         if verdict is Verdict.VALID:
             return "a genuine bounce goes on, its tag taken off"
@@ -104,6 +107,9 @@ class Causes:
                     self._edit("set [guessing] max_failures = 0"),
                 )
             return Cause(rule, "the key of its tag would have to be revoked", "batv key list, then batv key revoke")
+        if verdict is Verdict.RESCUED and policy is not None and not policy.rescue:
+            otherwise = "its mail would have to leave signed to everybody"
+            return Cause("[[exemptions]], which some of its mail meets", otherwise, self._edit("change [[exemptions]]"))
         if verdict is Verdict.RESCUED:
             otherwise = "without rescue it would count as untagged"
             return Cause(f"{table} rescue = true", otherwise, self._edit(f"set {table} rescue = false"))
@@ -163,6 +169,9 @@ class Causes:
             return Cause(f"{self._table(address)} was there then, and is no more", otherwise)
         if disposition is Disposition.DEFER:
             return _doubted(reason.rpartition("; ")[2])
+        if NOT_ON_RECORD in reason:
+            otherwise = "mail of the address would have to be on the ledger"
+            return Cause(rule, otherwise, self._edit("change [tags] on_too_long"))
         if verdict is Verdict.UNTAGGED and policy.rescue:
             otherwise += "; or to answer mail of this recipient that the ledger knows"
         if reason.endswith(" lists the client"):

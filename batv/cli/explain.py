@@ -18,6 +18,7 @@ from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox
 from batv.cli import Site
 from batv.cli.address import HERE, day_option, parsed_mailbox, reverse_path, verified
 from batv.cli.causes import Causes
+from batv.cli.ledger import may_have_left_unsigned, opened_ledger
 from batv.cli.output import json_option, print_fields, print_json, remark, text_of
 from batv.day import CYCLE, Day, stamp_distance
 from batv.errors import BatvError, IoError, PathError
@@ -96,7 +97,7 @@ def explain(  # noqa: PLR0913 -- one argument for each option
         return
     day = day or site.today()
     if mailbox is not None:
-        explained = _Explained(mailbox, settings, site.rings(settings), day, rollout, causes)
+        explained = _Explained(mailbox, settings, site, site.rings(settings), day, rollout, causes)
         fields = explained.parts() | explained.bounce() | explained.mail()
         if as_json:
             print_json(fields)
@@ -143,6 +144,7 @@ class _Explained:
 
     address: Mailbox
     settings: Settings
+    site: Site
     rings: KeyRings
     day: Day
     rollout: Rollout
@@ -181,6 +183,10 @@ class _Explained:
         verifier = stage.VerifyingStage(self.rollout.applied(self.settings.policy))
         path = ForwardPath(b"<%b>" % self.address.octets, self.address)
         decision = verifier.recipient(NULL_REVERSE_PATH, path, HERE, self.rings, self.day)
+        if decision.recall:
+            with opened_ledger(self.site, self.settings, self.day) as ledger:
+                on_record = may_have_left_unsigned(ledger, self.address, self.rings)
+            decision = verifier.recalled(decision, on_record=on_record)
         goes_to = None
         if decision.disposition in {Disposition.PASS, Disposition.REWRITE, Disposition.MARK}:
             goes_to = text_of(decision.path.octets)
@@ -382,6 +388,10 @@ class _MessageReader:
         reverse = NULL_REVERSE_PATH if sender is None else reverse_path(sender)
         path = ForwardPath(b"<%b>" % mailbox.octets, mailbox)
         decision = verifier.recipient(reverse, path, HERE, rings, self.day)
+        if decision.recall:
+            with opened_ledger(self.site, self.settings, self.day) as ledger:
+                on_record = may_have_left_unsigned(ledger, mailbox, rings)
+            decision = verifier.recalled(decision, on_record=on_record)
         if decision.undecided:
             decision = verifier.content(decision, claims, known or Found.UNREADABLE)
         return _Fate(decision.verdict, decision.disposition, decision.reason)
@@ -392,24 +402,11 @@ class _MessageReader:
             return None
         if not claims.message_ids or not claims.parties:
             return Found.CLAIMS_NOTHING
-        from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits  # noqa: PLC0415 -- SQLite: few sites have one
-
-        store, options = self.site.store(self.settings), self.settings.ledger
         try:
-            # Asking must not make a secret, which would be another one than the service's.
-            if not (store.directory / SECRET_NAME).exists():
-                return None
-            ledger = Ledger(
-                Path(self.settings.state.directory) / "ledger",
-                store.ledger_secret(),
-                lambda: self.day,
-                LedgerLimits(options.keep_days, options.max_octets, options.max_rescues),
-                lambda _: False,
-            )
-            try:
+            with opened_ledger(self.site, self.settings, self.day) as ledger:
+                if ledger is None:
+                    return None
                 known = ledger.knows(claims.message_ids, mailbox.octets, claims.parties)
-            finally:
-                ledger.close()
         except (BatvError, OSError):
             return Found.UNREADABLE
         return Found.KNOWN if known else Found.UNKNOWN

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batv.address import NULL_REVERSE_PATH
+from batv.cli.ledger import may_have_left_unsigned, opened_ledger
 from batv.cli.output import json_option, print_json, print_table, text_of
 from batv.day import Day
 from batv.errors import BatvError, ConfigError, IoError, PathError
@@ -275,19 +276,15 @@ class _Judged:
 def _judge(site: Site, settings: Settings, messages: Sequence[KeptMessage]) -> list[_Judged]:
     rollout = Rollout(settings)
     rollout.progress = RolloutStore(Path(settings.state.directory)).read()
-    ledger = _ledger(site, settings)
-    judge = _Judge(
-        VerifyingStage(rollout.applied(settings.policy)),
-        site.rings(settings),
-        ledger,
-        _clients(settings, messages),
-        frozenset(settings.dnsbl.zones),
-    )
-    try:
+    with opened_ledger(site, settings, site.today()) as ledger:
+        judge = _Judge(
+            VerifyingStage(rollout.applied(settings.policy)),
+            site.rings(settings),
+            ledger,
+            _clients(settings, messages),
+            frozenset(settings.dnsbl.zones),
+        )
         return [judge.message(each) for each in messages]
-    finally:
-        if ledger is not None:
-            ledger.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +319,9 @@ class _Judge:
         zone = listed[1] if listed is not None and listed[1] in self.zones else ""
         client = Client(self.clients.get(message.transaction, ""), listed=zone)
         decision = self.stage.recipient(NULL_REVERSE_PATH, path, client, self.rings, Day.at(message.time))
+        if decision.recall:
+            on_record = may_have_left_unsigned(self.ledger, path.mailbox, self.rings)
+            decision = self.stage.recalled(decision, on_record=on_record)
         if decision.undecided:
             decision = self.stage.content(decision, *self._looked_up(message, path))
         passes = decision.disposition in _GOES_ON
@@ -345,25 +345,6 @@ class _Judge:
 def _undecided(kept: KeptRecipient, why: str) -> _JudgedRecipient:
     reason = f"{kept.reason}; {why}: look at it, and release it by name"
     return _JudgedRecipient(kept.path, kept.verdict, Disposition.QUARANTINE.value, reason, passes=False)
-
-
-def _ledger(site: Site, settings: Settings) -> Ledger | None:
-    options, policy = settings.ledger, settings.policy
-    if not options.enabled:
-        return None
-    from batv.store.ledger import Ledger, LedgerLimits  # noqa: PLC0415 -- SQLite is for sites that have a ledger
-
-    try:
-        secret = site.store(settings).ledger_secret()
-    except FileNotFoundError:
-        return None  # no keys either: nothing has been sent that could be known
-    return Ledger(
-        Path(settings.state.directory) / "ledger",
-        secret,
-        site.today,
-        LedgerLimits(options.keep_days, options.max_octets, options.max_rescues),
-        lambda domain: policy.for_domain(domain) is not None,
-    )
 
 
 def _clients(settings: Settings, messages: Sequence[KeptMessage]) -> dict[str, str]:

@@ -372,6 +372,8 @@ class ProxySession:
         if transaction.inquiry is not None:
             decision = await self._with_lists(transaction, transaction.inquiry, rcpt.path, decision)
         decision = self._guarded(decision)
+        if decision.recall:
+            decision = await self._recalled(transaction, decision)
         if decision.undecided and self._side.ledger is None:
             decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
@@ -423,6 +425,15 @@ class ProxySession:
             return decision
         zone = await inquiry.zone()
         return self._decided(transaction, path, replace(self._client, listed=zone)) if zone else decision
+
+    async def _recalled(self, transaction: Transaction, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
+        """Return what the stage says of a recipient once it is known whether mail of that address left unsigned."""
+        ledger, mailbox = self._side.ledger, decision.path.mailbox
+        on_record = True  # nobody's bounces are lost for want of a ledger
+        if ledger is not None and mailbox is not None:
+            days = transaction.rings.longest(mailbox.domain) + 1
+            on_record = await asyncio.to_thread(ledger.may_have_left_unsigned, mailbox.octets, days)
+        return transaction.stage.recalled(decision, on_record=on_record)
 
     def _guarded(self, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
         """Count a failed tag; put aside what has a good one that may have been guessed, for as long as there is room.
@@ -840,6 +851,8 @@ def _note(ledger: Ledger, transaction: Transaction) -> None:
     """Note a message that the next hop has taken, signed or not: who sent it, and to whom."""
     if transaction.given.mailbox is None:
         return
+    if transaction.sender.recall:
+        ledger.note_unsigned(transaction.given.mailbox.octets)
     senders = [transaction.given.mailbox.octets]
     for value in transaction.peek.senders:
         senders += addresses_in(value, _MAX_SENDERS)

@@ -9,6 +9,10 @@ A hash has 8 octets, BLAKE2b under a key of its day, which is derived from the l
 the thirty million hashes of a month, one that was never written is found once in 10^11 times; without the secret
 nobody learns from the files who wrote to whom.
 
+Some addresses have mail that leaves unsigned: they are too long for a tag, or the site exempts some of their mail. For
+each of these there is a hash of the address alone, on every day on which it sends. How far that record goes back is
+told by the files: one that was made by a release which did not keep it says so.
+
 There is one SQLite file a day, in UTC. An old day is dropped by removing its file, and a damaged one spoils no other
 day. A hash is the key of its row and all that there is of it: about 20 octets with what the tree of rows leaves free,
 two rows for a message to one recipient.
@@ -101,7 +105,14 @@ _CLAIM_ROWS: Final = 64
 _READER_CACHE_KIB: Final = 256
 _WRITER_CACHE_KIB: Final = 16_384
 
-_TABLES: Final = """\
+_UNSIGNED: Final = b"\0unsigned"
+"""Stands for the party in the hash of an address whose mail left unsigned: no party has a NUL."""
+
+_KEEPS_UNSIGNED: Final = 1
+"""The version of files, as SQLite keeps it, from which on they have a hash of each address whose mail left unsigned."""
+
+_TABLES: Final = f"""\
+PRAGMA user_version = {_KEEPS_UNSIGNED};
 CREATE TABLE sent (hash INTEGER PRIMARY KEY);
 CREATE TABLE rescued (hash INTEGER PRIMARY KEY, times INTEGER NOT NULL);
 """
@@ -187,7 +198,14 @@ class Ledger:
             return
         day = self._today()
         parties = {name for each in recipients for name in _names(each)}
-        rows = set(self._hashes(day, (message_id,), own, parties))
+        self._add(day, set(self._hashes(day, (message_id,), own, parties)))
+
+    def note_unsigned(self, sender: bytes) -> None:
+        """Note that mail of an address of ours has left unsigned today."""
+        day = self._today()
+        self._add(day, {self._hash_of(day, sender, _UNSIGNED)})
+
+    def _add(self, day: Day, rows: set[int]) -> None:
         with self._lock:
             if sum(map(len, self._waiting.values())) + len(rows) > _WAITING_ROWS or self._closing.is_set():
                 self._dropped += 1
@@ -233,28 +251,22 @@ class Ledger:
         ids, own, names = tuple(message_ids), (fold(sender),), [fold(each) for each in parties]
         if not ids or not names:
             return False
-        fault: Exception | None = None
-        today = self._today()
-        # First what waits: it may come to the disk meanwhile, and nothing goes the other way.
-        if any(self._waits(day, self._claimed(day, ids, own, names)) for day in self._unwritten_days()):
+        return self._has(lambda day: list(islice(self._hashes(day, ids, own, names), _CLAIM_ROWS)))
+
+    def may_have_left_unsigned(self, sender: bytes, days: int) -> bool:
+        """Return whether mail of an address has left unsigned; True too where that cannot be told.
+
+        Args:
+            sender: the address.
+            days: for which mail has bounces. A record that does not go back so far cannot tell.
+        """
+        try:
+            if self._has(lambda day: [self._hash_of(day, sender, _UNSIGNED)]):
+                return True
+            since = self._keeps_unsigned_since()
+        except IoError:  # which the log is told of
             return True
-        with self._reading:
-            try:
-                days = self._days_on_disk(today)
-            except OSError as error:
-                raise _unreadable(self.directory, error) from error
-            for day in days:
-                rows = self._claimed(day, ids, own, names)
-                try:
-                    if self._reader(day).execute(_FIND, (str(rows),)).fetchone() is not None:
-                        return True
-                except (sqlite3.Error, OSError) as error:
-                    self._forget_reader(day)
-                    fault = error
-        if fault is not None:
-            self._failed(fault)
-            raise _unreadable(self.directory, fault) from fault
-        return False
+        return since is None or self._today() - since <= days
 
     def take_rescue(self, sender: bytes) -> bool:
         """Count a message that is to be let through to a sender, and return whether it may be.
@@ -315,11 +327,8 @@ class Ledger:
                     state.update(party)
                     yield int.from_bytes(state.digest(), "big", signed=True)
 
-    def _claimed(self, day: Day, *claims: Iterable[bytes]) -> list[int]:
-        return list(islice(self._hashes(day, *claims), _CLAIM_ROWS))
-
-    def _hash_of(self, day: Day, sender: bytes) -> int:
-        return next(self._hashes(day, (b"",), (fold(sender),), (b"",)))
+    def _hash_of(self, day: Day, sender: bytes, what: bytes = b"") -> int:
+        return next(self._hashes(day, (b"",), (fold(sender),), (what,)))
 
     def _keyed(self, day: Day) -> blake2b:
         state = self._keys.get(day)
@@ -330,6 +339,46 @@ class Ledger:
                 self._keys.clear()
             state = self._keys[day] = blake2b(digest_size=_HASH_OCTETS, key=key)
         return state
+
+    # Looks.
+
+    def _has(self, rows_on: Callable[[Day], Sequence[int]]) -> bool:
+        """Return whether any of the rows is there that a day has for something; raises IoError if that is not known."""
+        # First what waits: it may come to the disk meanwhile, and nothing goes the other way.
+        if any(self._waits(day, rows_on(day)) for day in self._unwritten_days()):
+            return True
+        fault: Exception | None = None
+        today = self._today()
+        with self._reading:
+            try:
+                days = self._days_on_disk(today)
+            except OSError as error:
+                raise _unreadable(self.directory, error) from error
+            for day in days:
+                rows = list(rows_on(day))
+                try:
+                    if self._reader(day).execute(_FIND, (str(rows),)).fetchone() is not None:
+                        return True
+                except (sqlite3.Error, OSError) as error:
+                    self._forget_reader(day)
+                    fault = error
+        if fault is not None:
+            self._failed(fault)
+            raise _unreadable(self.directory, fault) from fault
+        return False
+
+    def _keeps_unsigned_since(self) -> Day | None:
+        """Return the first day that tells whose mail left unsigned; raises IoError if that is not known."""
+        with self._reading:
+            try:
+                for day in reversed(self._days_on_disk(self._today())):
+                    (version,) = self._reader(day).execute("PRAGMA user_version").fetchone()
+                    if version >= _KEEPS_UNSIGNED:
+                        return day
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error)
+                raise _unreadable(self.directory, error) from error
+        return None
 
     # What is not written yet.
 

@@ -218,6 +218,22 @@ def test_a_genuine_reply_is_found_by_the_ledger(quarantine: Quarantine) -> None:
     assert [message.content for message in quarantine.hop.messages] == [_REPLY]
 
 
+def test_an_address_too_long_for_a_tag_passes_where_the_site_takes_to_leaving_it_alone(quarantine: Quarantine) -> None:
+    """Judged again it is by the record, or by none."""
+    long = b"x" * 49 + b"@example.com"
+    service = quarantine.service
+    service.configure('[tags]\non_too_long = "refuse"\n', on_forged="quarantine")
+    service.reload()
+    service.wait_for_log("reloaded")
+    quarantine.receive(long)
+    (judged,) = quarantine("rejudge", "--json").fields["messages"]
+    assert not judged["passes"]
+    service.configure("[ledger]\nenabled = true\n", on_forged="quarantine")
+    (judged,) = quarantine("rejudge", "--json").fields["messages"]
+    assert judged["recipients"][0]["verdict"] == "not-judged"
+    assert judged["passes"]
+
+
 def test_what_others_have_put_there_is_left_alone(quarantine: Quarantine) -> None:
     """A file that does not say whom it was for can go to nobody, and links are not followed."""
     name = quarantine.receive(_JOE)

@@ -143,3 +143,62 @@ def test_a_full_disk_costs_entries_and_no_mail(next_hop: RecordingNextHop, tmp_p
             assert send(service, b"2").startswith(b"250")
             service.wait_for_log(r"ERROR: ledger fails")
         until(lambda: found.knows((b"2@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+
+
+_LONG: Final = b"joe+" + b"0123456789" * 4 + b"01234@example.com"
+
+
+def bounce(service: ServiceProcess, recipient: bytes) -> tuple[str, str]:
+    """Send a bounce that names no message, and return verdict and disposition of the record."""
+    with SmtpClient(service.inbound) as client:
+        assert client.mail(b"", [recipient], b"Subject: x\r\n\r\n").code == 250
+    record = service.journal()[-1]
+    return record["verdict"], record["disposition"]
+
+
+def record_begun(folder: Path, days_ago: int) -> None:
+    """Let a ledger begin in the past: a message was noted on that day."""
+    begun = today() + -days_ago
+    secret = RingStore(folder / "keys").ledger_secret()
+    old = Ledger(folder / "var/ledger", secret, lambda: begun, LedgerLimits(), b"example.com".__eq__)
+    (folder / "var").mkdir(exist_ok=True)
+    old.note(b"old@example.com", (b"ann@example.com",), (b"bob@peer.example",))
+    old.close()
+
+
+def test_of_addresses_too_long_for_a_tag_those_on_record_get_their_bounces(
+    next_hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """From the moment that their mail is taken, and after a restart; a forged address that is as long does not pass."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
+        pass
+    record_begun(tmp_path, 9)
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG) == ("untagged", "discard")
+        assert send(service, sender=_LONG).startswith(b"250")
+        assert bounce(service, _LONG) == ("not-judged", "pass")
+        assert bounce(service, _LONG.replace(b"joe", b"ann")) == ("untagged", "discard")
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG.replace(b"joe", b"Joe")) == ("not-judged", "pass")
+        assert bounce(service, _LONG.replace(b"joe", b"ann")) == ("untagged", "discard")
+
+
+@pytest.mark.parametrize("why", ["record too young", "no ledger", "leave", "outbound elsewhere", "file damaged"])
+def test_bounces_to_addresses_too_long_for_a_tag_pass_where_nothing_is_known(
+    next_hop: RecordingNextHop, tmp_path: Path, why: str
+) -> None:
+    """What left before, by another host or on a day that cannot be read has bounces too."""
+    service = ServiceProcess(tmp_path, next_hop.address, _LEDGER)
+    record_begun(tmp_path, 8 if why == "record too young" else 9)
+    if why == "no ledger":
+        service.configure("")
+    elif why == "leave":
+        service.configure(_LEDGER + '[tags]\non_too_long = "leave"\n')
+    elif why == "outbound elsewhere":
+        service.configure(_LEDGER)
+        service.config.write_text("[inbound]" + service.config.read_text().partition("[inbound]")[2])
+    elif why == "file damaged":
+        (path,) = tmp_path.glob("var/ledger/*.sqlite3")
+        path.write_bytes(b"no database" * 1000)
+    with service:
+        assert bounce(service, _LONG) == ("not-judged", "pass")

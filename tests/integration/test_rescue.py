@@ -305,3 +305,24 @@ def test_a_domain_without_rescue_is_judged_at_once(next_hop: RecordingNextHop, t
         with SmtpClient(service.inbound) as client:
             assert client.mail(b"", [_JOE], reply()).text == _DONE
         assert last(service) == ("untagged", "discard", "no tag")
+
+
+def test_bounces_of_mail_that_left_unsigned_on_purpose_pass(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """By their content, though the domain rescues nothing else; before any such mail has left, none passes."""
+    exempt = '[ledger]\nenabled = true\n[[exemptions]]\nreason = "a list"\nrecipients = ["*@lists.example"]\n'
+    forged = (report(b"guessed@example.com"), report(party=b"victim@else.example"), b"Subject: x\r\n\r\n")
+    with (
+        ServiceProcess(tmp_path, next_hop.address, exempt) as service,
+        SmtpClient(service.outbound) as out,
+        SmtpClient(service.inbound) as back,
+    ):
+        assert out.mail(_JOE, [b"a-list@lists.example"], _SENT).code == 250
+        assert next_hop.messages[-1].mail == b"<joe@example.com>"
+        assert back.mail(b"", [_JOE], report(party=b"a-list@lists.example")).text == _DONE
+        assert last(service)[:2] == ("rescued", "pass")
+        for content in forged:
+            assert back.mail(b"", [_JOE], content).text == _DONE
+            assert last(service)[:2] == ("untagged", "discard")
+    with ServiceProcess(tmp_path, next_hop.address, exempt) as service, SmtpClient(service.inbound) as back:
+        assert back.mail(b"", [_JOE], report(party=b"a-list@lists.example")).text == _DONE
+        assert last(service)[:2] == ("rescued", "pass")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
+from batv.stage import NOT_ON_RECORD
 from batv.store.journal import Journal
 from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits
 from batv.store.quarantine import Quarantine
@@ -163,6 +164,33 @@ def test_a_message_is_looked_up_in_the_ledger(batv: Command) -> None:
     assert said["rule"] == '[domains."example.com"] rescue = true'
 
 
+def test_an_address_too_long_for_a_tag_is_looked_up_on_the_record(batv: Command) -> None:
+    """Of an address, and of a message to it: what is on record passes, and the rest is judged."""
+    batv.config.write_text(batv.config.read_text() + "[ledger]\nenabled = true\n")
+    long = f"{'x' * 49}@example.com"
+    name = message(batv, b"Return-Path: <>\nDelivered-To: " + long.encode() + b"\n" + BOUNCE)
+
+    def said() -> tuple[str, str]:
+        address = batv("explain", long, "--json").fields
+        (recipient,) = batv("explain", "--message", name, "--json").fields["recipients"]
+        assert (address["verdict"], address["a_bounce_to_it"]) == (recipient["verdict"], recipient["disposition"])
+        return recipient["verdict"], recipient["rule"]
+
+    assert said()[0] == "not-judged"
+    secret = RingStore(batv.keys).ledger_secret()
+    day = TODAY + -9
+    (batv.folder / "var").mkdir(exist_ok=True)
+    ledger = Ledger(batv.folder / "var/ledger", secret, lambda: day, LedgerLimits(), lambda _: True)
+    ledger.note(b"1@example.com", (b"joe@example.com",), (b"bob@peer.example",))
+    ledger.flush()
+    verdict, rule = said()
+    assert (verdict, rule.partition(";")[0]) == ("untagged", '[tags] on_too_long = "remember"')
+    day = TODAY
+    ledger.note_unsigned(long.encode())
+    ledger.close()
+    assert said()[0] == "not-judged"
+
+
 def test_no_more_of_a_message_is_read_than_the_proxy_looks_at(batv: Command) -> None:
     """A file of gigabytes is no reason to fill the memory, and what stands behind decides nothing."""
     head, body = BOUNCE.split(b"\n\n", 1)
@@ -240,6 +268,13 @@ enabled = true
     ("path", "said", "rule", "change"),
     [
         ("a@new.example", ("untagged", "pass", "no tag"), 'rollout = "auto"', "batv rollout advance new.example"),
+        (
+            "a@example.com",
+            ("untagged", "discard", f"no tag; {NOT_ON_RECORD}; names no message that it answers"),
+            '[tags] on_too_long = "remember"; [domains."example.com"]',
+            "[tags] on_too_long",
+        ),
+        ("a@example.com", ("rescued", "pass", "no tag; dsn"), "[[exemptions]]", "[[exemptions]]"),
         (
             "a@example.com",
             ("untagged", "quarantine", "no tag; z.example lists the client"),

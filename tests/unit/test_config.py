@@ -587,7 +587,7 @@ reason = "nobody"
         (5, "domains.\"*.example.com\".scheme: 'stronger' is not one of draft, strong"),
         (6, 'domains."*.example.com".accept_draft_until: write a day as in 2027-03-31'),
         (8, "tags.step: must be at most 90"),
-        (9, "tags.on_too_long: write one of these words, in quotes: leave, refuse"),
+        (9, "tags.on_too_long: write one of these words, in quotes: remember, leave, refuse"),
         (11, "exemptions.0.reason: write a few words, on one line"),
         (15, "exemptions.1.senders.0: 'joe' is no pattern"),
         (16, "exemptions.1.recipients: write a list"),

@@ -196,6 +196,35 @@ def test_a_bounce_to_whoever_is_signed_for_some_is_judged(text: str) -> None:
     assert judged(text).verdict is Verdict.UNTAGGED
 
 
+@pytest.mark.parametrize(
+    ("policy", "text", "to", "recalled"),
+    [
+        (replace(POLICY, remembers=True), "joe@example.com", "list@a.lists.example", True),
+        (replace(POLICY, remembers=True), "sales@example.com", "bob@partner.example", True),
+        (POLICY, "joe@example.com", "list@a.lists.example", False),
+        (Policy(POLICY.domains, exempt_own_domains=True, remembers=True), "joe@example.com", "ann@example.com", True),
+    ],
+)
+def test_the_content_decides_about_bounces_to_who_is_on_record_as_exempt(
+    policy: Policy, text: str, to: str, *, recalled: bool
+) -> None:
+    """The address alone tells nothing, and lets nobody through."""
+    assert leaves_for(text, to, policy=policy).recall is recalled
+    decision = judged(text, policy)
+    assert (decision.verdict, decision.undecided, decision.recall) == (Verdict.UNTAGGED, False, recalled)
+    for on_record in (True, False):
+        after = VerifyingStage(policy).recalled(decision, on_record=on_record)
+        assert (after.verdict, after.undecided, after.recall) == (Verdict.UNTAGGED, on_record, False)
+
+
+def test_nobody_is_put_on_record_where_the_address_tells_all() -> None:
+    """Senders who are exempt whatever happens are not judged, and need no look."""
+    always = Policy(POLICY.domains, exemptions=Exemptions([Exemption("robots", senders=EXEMPTIONS.every[0].senders)]))
+    policy = replace(always, remembers=True)
+    assert not leaves("robot-7@example.com", policy=policy).recall
+    assert not judged("joe@example.com", policy).recall
+
+
 POSTMASTER: Final = Policy(
     {
         b"example.com": DomainPolicy(

@@ -105,6 +105,73 @@ def test_several_processes_write_at_once(site: _Site) -> None:
             assert reader.knows((b"%d.%d@x" % (number, count),), _JOE, (_BOB,))
 
 
+@pytest.mark.parametrize("written", [False, True], ids=["waiting", "written"])
+def test_it_knows_whose_mail_left_unsigned(site: _Site, *, written: bool) -> None:
+    """By the address alone, in any case of its letters; who sent a message is another matter."""
+    site.noted()
+    site.day = _TODAY + 8
+    ledger = site.ledger()
+    ledger.note_unsigned(_JOE)
+    if written:
+        ledger.close()
+        ledger = site.ledger()
+    assert ledger.may_have_left_unsigned(b"Joe@Example.com", 7)
+    assert not ledger.may_have_left_unsigned(b"ann@example.com", 7)
+    assert not ledger.may_have_left_unsigned(_BOB, 7)
+    assert not ledger.knows((b"",), _JOE, (b"",))
+
+
+def test_whose_mail_left_unsigned_is_remembered_for_the_days_of_the_ledger(site: _Site) -> None:
+    """And counts from anew whenever the address sends."""
+    limits = LedgerLimits(keep_days=10)
+    ledger = site.ledger(limits)
+    for number, address in ((0, b"ann@example.com"), (0, _JOE), (5, _JOE)):
+        site.day = _TODAY + number
+        ledger.note_unsigned(address)
+    ledger.close()
+    site.day = _TODAY + 12
+    site.noted(1, limits)
+    ledger = site.ledger(limits)
+    assert ledger.may_have_left_unsigned(_JOE, 6)
+    assert not ledger.may_have_left_unsigned(b"ann@example.com", 6)
+
+
+def test_a_record_that_is_younger_than_the_mail_may_be_tells_of_nobody(site: _Site) -> None:
+    """What left before it began has bounces too."""
+    assert site.ledger().may_have_left_unsigned(_JOE, 0)
+    site.noted()
+    for later, told in ((0, False), (7, False), (8, True), (29, True), (30, False)):
+        site.day = _TODAY + later
+        assert site.ledger().may_have_left_unsigned(_JOE, 7) is not told
+
+
+def test_files_of_a_release_that_kept_no_such_record_do_not_count_for_it(site: _Site) -> None:
+    """On the day of an upgrade no genuine bounce is lost."""
+    site.noted()
+    (path,) = site.folder.iterdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute("PRAGMA user_version = 0")
+    site.day = _TODAY + 1
+    site.noted(1)
+    for later, told in ((7, False), (8, False), (9, True)):
+        site.day = _TODAY + later
+        ledger = site.ledger()
+        assert ledger.may_have_left_unsigned(_JOE, 7) is not told
+        assert ledger.knows((b"0@x",), _JOE, (_BOB,))
+
+
+def test_nobody_is_told_apart_by_a_record_that_cannot_be_read(site: _Site) -> None:
+    """The log says so, and bounces pass."""
+    site.noted()
+    site.day = _TODAY + 9
+    (path,) = site.folder.iterdir()
+    path.write_bytes(b"no database" * 1000)
+    ledger = site.ledger()
+    assert ledger.may_have_left_unsigned(_JOE, 7)
+    (notice,) = ledger.notices()
+    assert notice.what == "ledger fails: replies count as it finds them"
+
+
 def test_an_address_of_another_domain_is_not_noted(site: _Site) -> None:
     """Nothing that goes there is judged here."""
     ledger = site.ledger()

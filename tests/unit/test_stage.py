@@ -12,8 +12,8 @@ from batv.policy import DomainPolicy, Policy
 from batv.rescue import NO_CLAIMS, Found
 from batv.signing import Style
 from batv.smtp.path import parse_mail, parse_rcpt
-from batv.stage import Client, SigningStage, Stage, VerifyingStage
-from batv.tag import ForeignForm, Placement
+from batv.stage import Client, DeferringStage, SigningStage, Stage, VerifyingStage
+from batv.tag import ForeignForm, Placement, Scheme
 from batv.verdict import FORGED, Decision, Disposition, Verdict
 
 TODAY = Day.from_iso("2026-11-23")
@@ -443,3 +443,81 @@ def test_the_outbound_stage_looks_into_no_message() -> None:
     path = parse_rcpt(b"TO:<bob@peer.example>").path
     decision = SIGNING.recipient(SENDER, path, CLIENT, RINGS, TODAY)
     assert SIGNING.content(decision, NO_CLAIMS, Found.KNOWN) is decision
+
+
+LONG = f"{'x' * 49}@local.example"
+REMEMBERING = Policy(
+    {
+        b"local.example": DomainPolicy(remember_too_long=True),
+        b"rescue.example": DomainPolicy(remember_too_long=True, rescue=True),
+        b"pass.example": DomainPolicy(Disposition.PASS, remember_too_long=True),
+    },
+    remembers=True,
+)
+
+
+def without_tag(path: str, policy: Policy) -> Decision[ForwardPath]:
+    """Return what the inbound stage says of a bounce before anything is looked up."""
+    forward_path = parse_rcpt(f"TO:<{path}>".encode()).path
+    return VerifyingStage(policy).recipient(NULL_REVERSE_PATH, forward_path, CLIENT, RINGS, TODAY)
+
+
+def test_an_address_too_long_for_a_tag_is_judged_unless_it_is_on_record() -> None:
+    """Else `joe+` and 48 octets would let everybody through to Joe."""
+    stage = VerifyingStage(REMEMBERING)
+    decision = without_tag(LONG, REMEMBERING)
+    assert decision.recall
+    known = stage.recalled(decision, on_record=True)
+    assert (known.verdict, known.disposition, known.recall) == (Verdict.NOT_JUDGED, Disposition.PASS, False)
+    unknown = stage.recalled(decision, on_record=False)
+    assert (unknown.verdict, unknown.disposition, unknown.recall) == (Verdict.UNTAGGED, Disposition.DISCARD, False)
+    assert unknown.reason == "no tag; too long for one, and no mail of it is on record"
+    assert not unknown.undecided
+
+
+def test_the_content_decides_about_an_address_too_long_for_a_tag_that_is_not_on_record() -> None:
+    """Where the domain wants that; where bounces pass anyway it would change nothing."""
+    for domain, undecided in (("rescue.example", True), ("pass.example", False)):
+        decision = without_tag(f"{'x' * 49}@{domain}", REMEMBERING)
+        assert VerifyingStage(REMEMBERING).recalled(decision, on_record=False).undecided is undecided
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+@pytest.mark.parametrize("octets", range(40, 52))
+@pytest.mark.parametrize("policy", [REMEMBERING, POLICY], ids=["remembered", "not remembered"])
+def test_both_sides_agree_on_who_is_put_on_record(octets: int, scheme: Scheme, policy: Policy) -> None:
+    """Outbound an address goes on record if and only if inbound it counts that it is there."""
+    address = f"{'x' * octets}@local.example"
+    style = Style(scheme=scheme)
+    out = SigningStage(policy, style).sender(parse_mail(f"FROM:<{address}>".encode()).path, CLIENT, RINGS, TODAY)
+    path = parse_rcpt(f"TO:<{address}>".encode()).path
+    back = VerifyingStage(policy, style).recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY)
+    assert out.recall is back.recall
+    assert out.recall is (policy is REMEMBERING and out.verdict is Verdict.UNSIGNED)
+
+
+def test_a_tag_is_worth_what_it_is_worth_whatever_is_on_record() -> None:
+    """The record is for bounces without one, to senders of ours."""
+    for path in (tagged("joe@local.example"), "prvs=0787abcdef=joe@local.example", "joe@local.example"):
+        assert not without_tag(path.strip("<>"), REMEMBERING).recall
+    assert (
+        not VerifyingStage(REMEMBERING)
+        .recipient(SENDER, parse_rcpt(f"TO:<{LONG}>".encode()).path, CLIENT, RINGS, TODAY)
+        .recall
+    )
+
+
+def test_while_the_day_is_in_doubt_only_what_is_on_record_is_let_through() -> None:
+    """The rest comes again."""
+    stage = DeferringStage(VerifyingStage(REMEMBERING), "the clock is wrong")
+    path = parse_rcpt(f"TO:<{LONG}>".encode()).path
+    decision = stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY)
+    assert stage.recalled(decision, on_record=True).disposition is Disposition.PASS
+    assert stage.recalled(decision, on_record=False).disposition is Disposition.DEFER
+
+
+def test_the_outbound_stage_asks_no_record_about_a_recipient() -> None:
+    """It judges nobody."""
+    decision = SIGNING.recipient(SENDER, parse_rcpt(b"TO:<bob@peer.example>").path, CLIENT, RINGS, TODAY)
+    assert not decision.recall
+    assert SIGNING.recalled(decision, on_record=False) is decision
