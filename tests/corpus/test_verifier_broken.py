@@ -123,6 +123,10 @@ class OtherStage:
         status = STATUS_BY_VERDICT[verdict] if domain.marks else None
         return replace(decision, verdict=verdict, disposition=disposition, status=status)
 
+    def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
+        """As the product has it."""
+        return VerifyingStage(self.policy).recalled(decision, on_record=on_record)
+
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """As the product has it."""
         return VerifyingStage(self.policy).content(decision, claims, found)
