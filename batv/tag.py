@@ -244,7 +244,6 @@ def foreign_form(mailbox: Mailbox, among: Collection[ForeignForm] = tuple(Foreig
 
 # Of a tag that was cut short in the text nothing is shown that is left of the signature.
 _IN_TEXT = re.compile(r"(prvs(2)?=[0-9]{4})[0-9a-f]{6}(?(2)[0-9a-f]{0,4})", re.IGNORECASE)
-_IN_FOLDED_TEXT = re.compile(r"prvs2?=[0-9]{4}[0-9a-f]{6}")
 
 
 def shorten(text: str) -> str:
@@ -252,5 +251,5 @@ def shorten(text: str) -> str:
 
     Key number and day stay, for whoever looks for the cause; of the signature not one bit does.
     """
-    # Most texts have none, and that is found out in a third of the time once case is folded.
-    return _IN_TEXT.sub(r"\1******", text) if _IN_FOLDED_TEXT.search(text.casefold()) else text
+    # Most texts have none, and that is found out in a fraction of the time.
+    return _IN_TEXT.sub(r"\1******", text) if "prvs" in text.casefold() else text

@@ -21,7 +21,7 @@ import socket
 import struct
 from collections import deque
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from batv.errors import ReplyError, UnavailableError
 from batv.net.deadline import Deadline
@@ -60,12 +60,8 @@ class LoginFault(NextHopFault):
     """The next hop does not know us: another user, another password, or no mechanism that suits both."""
 
 
-class _Asked(NamedTuple):
-    """A command without its reply: who waits, for how many seconds, and what was said."""
-
-    reply: asyncio.Future[Reply]
-    seconds: float
-    line: bytes
+_Asked: TypeAlias = "tuple[asyncio.Future[Reply], float, bytes]"
+"""A command without its reply: who waits, for how many seconds, and what was said."""
 
 
 class NextHopConnection(asyncio.Protocol):
@@ -101,7 +97,7 @@ class NextHopConnection(asyncio.Protocol):
         self._deadline = Deadline(loop, self._silent)
         # The greeting may come before anybody has had time to wait for it.
         self._greeting: asyncio.Future[Reply] = loop.create_future()
-        self._waiting: deque[_Asked] = deque([_Asked(self._greeting, greeting_seconds, b"the greeting")])
+        self._waiting: deque[_Asked] = deque([(self._greeting, greeting_seconds, b"the greeting")])
         self._deadline.set(greeting_seconds)
 
     # What the event loop calls.
@@ -121,13 +117,13 @@ class NextHopConnection(asyncio.Protocol):
                 if not waiting:
                     self._break(f"unexpected reply: {reply}")
                     return
-                asked, heard = waiting.popleft(), True
-                if asked.line is _MESSAGE:
+                (answer, _, line), heard = waiting.popleft(), True
+                if line is _MESSAGE:
                     self.burden = 0
                 elif reply.code >= 400:  # noqa: PLR2004 -- RFC 5321 section 4.2.1
                     self.burden += 1
-                if not asked.reply.done():
-                    asked.reply.set_result(reply)
+                if not answer.done():
+                    answer.set_result(reply)
         except ReplyError as error:
             self._break(str(error))
             return
@@ -136,7 +132,7 @@ class NextHopConnection(asyncio.Protocol):
             if not self._parser.idle:
                 self._break("sends what nobody waits for")
         elif heard:  # a server that sends octet by octet has no more time than one that is silent
-            self._deadline.set(waiting[0].seconds)
+            self._deadline.set(waiting[0][1])
 
     def eof_received(self) -> None:
         """Give the connection up: the server has nothing more to say."""
@@ -167,7 +163,7 @@ class NextHopConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether the connection stands and nothing of a reply is under way."""
-        return self._fault is None and self._parser.idle and not self._waiting
+        return self._fault is None and not self._waiting and self._parser.idle
 
     @property
     def broken(self) -> bool:
@@ -290,11 +286,14 @@ class NextHopConnection(asyncio.Protocol):
         self._break("cut by us")
 
     def _ask(self, octets: bytes, line: bytes, seconds: float) -> asyncio.Future[Reply]:
-        self._write(octets)
+        if self._fault is not None:
+            raise self._fault
+        assert self._transport is not None  # noqa: S101 -- only connected ones are handed out
+        self._outbox.put(self._transport, octets)
         reply: asyncio.Future[Reply] = self._loop.create_future()
         if not self._waiting:
             self._deadline.set(seconds)
-        self._waiting.append(_Asked(reply, seconds, line))
+        self._waiting.append((reply, seconds, line))
         return reply
 
     def _write(self, octets: bytes) -> None:
@@ -308,17 +307,17 @@ class NextHopConnection(asyncio.Protocol):
             raise self._fault
 
     def _silent(self) -> None:
-        asked = self._waiting[0]
-        what = asked.line if asked.line.islower() else asked.line[:4]  # addresses are not for this text
-        self._break(f"silent for {asked.seconds:g} s after {what.decode('ascii', 'replace')}", SilenceFault)
+        _, seconds, line = self._waiting[0]
+        what = line if line.islower() else line[:4]  # addresses are not for this text
+        self._break(f"silent for {seconds:g} s after {what.decode('ascii', 'replace')}", SilenceFault)
 
     def _break(self, what: str, kind: type[NextHopFault] = NextHopFault) -> None:
         if self._fault is None:
             self._fault = kind(f"the next hop {what}")
-        for asked in self._waiting:
-            if not asked.reply.done():
-                asked.reply.set_exception(self._fault)
-                asked.reply.exception()  # whoever waited may be gone; the fault is no news then
+        for answer, _, _ in self._waiting:
+            if not answer.done():
+                answer.set_exception(self._fault)
+                answer.exception()  # whoever waited may be gone; the fault is no news then
         self._waiting.clear()
         self._deadline.close()
         self.resume_writing()

@@ -106,12 +106,19 @@ class Route:
     Args:
         next_hop: where they go.
         origin: the client; None for ourselves.
+
+    Attributes:
+        next_hop: where they go.
+        settings: how long the servers may take.
+        lmtp: whether a message may have one recipient only.
     """
 
-    __slots__ = ("_announced", "_free", "_next_hop", "_origin", "_own", "_serving")
+    __slots__ = ("_announced", "_free", "_origin", "_own", "_serving", "lmtp", "next_hop", "settings")
 
     def __init__(self, next_hop: NextHop, origin: Origin | None) -> None:
-        self._next_hop = next_hop
+        self.next_hop = next_hop
+        self.settings = next_hop.settings
+        self.lmtp = next_hop.lmtp
         self._origin = origin
         self._own = next_hop.announce in {Announce.PROXY_V1, Announce.PROXY_V2}
         # Which server each connection belongs to: those in use, and those that wait for this client alone.
@@ -120,24 +127,9 @@ class Route:
         # What goes before MAIL, and the attributes that it was made for.
         self._announced: tuple[bytes, list[bytes]] | None = None
 
-    @property
-    def next_hop(self) -> NextHop:
-        """Where the messages go."""
-        return self._next_hop
-
-    @property
-    def settings(self) -> NextHopSettings:
-        """How long the servers may take."""
-        return self._next_hop.settings
-
-    @property
-    def lmtp(self) -> bool:
-        """Whether a message may have one recipient only."""
-        return self._next_hop.lmtp
-
     def __str__(self) -> str:
         """Return the addresses of the servers."""
-        return str(self._next_hop)
+        return str(self.next_hop)
 
     def tell(self, origin: Origin | None) -> None:
         """Let the messages from now on come from this client."""
@@ -153,7 +145,7 @@ class Route:
             NextHopFault: it cannot be asked; `NextHop.last_known` tells what it offered when it could.
         """
         if not self._own:
-            destination = self._next_hop.candidates()[0]
+            destination = self.next_hop.candidates()[0]
             known = destination.fresh
             if known is not None and b"XCLIENT" not in known:
                 return known
@@ -163,7 +155,7 @@ class Route:
 
     def at_hand(self) -> NextHopConnection | None:
         """Return an unused connection of the server of first choice, if it need not be waited for."""
-        destination = self._next_hop.candidates()[0]
+        destination = self.next_hop.candidates()[0]
         connection = self._unused(destination)
         if connection is None:
             return None
@@ -180,7 +172,7 @@ class Route:
             NextHopFault: none can be made.
         """
         faults: list[str] = []
-        candidates = self._next_hop.candidates()
+        candidates = self.next_hop.candidates()
         for destination in candidates:
             try:
                 connection = None if fresh else await self._reused(destination)
@@ -192,7 +184,7 @@ class Route:
                 faults.append(f"{destination}: {fault}")
                 if len(candidates) == 1:
                     raise
-                self._next_hop.pass_over(destination)
+                self.next_hop.pass_over(destination)
             else:
                 self._serving[connection] = destination
                 return connection
@@ -220,7 +212,7 @@ class Route:
         """
         connection.abort()
         destination = self._serving.pop(connection)
-        return connection.reused or self._next_hop.pass_over(destination)
+        return connection.reused or self.next_hop.pass_over(destination)
 
     def drop(self, connection: NextHopConnection, *, politely: bool = False) -> None:
         """Give a connection up that has a transaction open; with QUIT, if politely and if nothing is under way.
@@ -229,7 +221,7 @@ class Route:
         """
         destination = self._serving.pop(connection, None)
         if destination is not None and connection.broken:
-            self._next_hop.pass_over(destination)
+            self.next_hop.pass_over(destination)
         if politely and connection.usable:
             connection.close()
         else:

@@ -133,6 +133,9 @@ class ClientConnection(SMTP):
         )
     }
 
+    _open_conversation: Conversation
+    """The conversation, in which alone commands are read."""
+
     def __init__(self, door: Door, loop: asyncio.AbstractEventLoop, *, encrypted: bool) -> None:
         self.loop = loop
         # No reader: what comes is the inflow's. One would make a circle of references, which keeps what TLS has taken,
@@ -141,7 +144,7 @@ class ClientConnection(SMTP):
         self.hostname = door.hostname
         self.session: Session | None = None
         self.envelope: Envelope | None = None
-        self.transport: asyncio.BaseTransport | None = None
+        self.transport: asyncio.Transport | None = None
         self.tls_context = None
         self._original_transport = None
         self._tls_protocol = None
@@ -155,6 +158,7 @@ class ClientConnection(SMTP):
         self._inflow = Inflow(loop)
         self._deadline = Deadline(loop, self._timeout_cb)
         self._held_up: asyncio.Future[None] | None = None
+        # What came with the commands read so far, and where in it they end; empty where they end it.
         self._pending = b""
         self._at = 0
         self._asked: deque[tuple[Any, bool | None]] = deque()
@@ -230,7 +234,7 @@ class ClientConnection(SMTP):
         self._close()
 
     def _send_away(self, reply: Reply) -> None:
-        transport = cast("asyncio.WriteTransport | None", self.transport)
+        transport = self.transport
         if transport is not None and not transport.is_closing():
             if self._grouped:
                 self._send_group()  # or the client would take this reply for the one to its message
@@ -272,7 +276,7 @@ class ClientConnection(SMTP):
             if isinstance(conversation, Reply):
                 self._send_away(conversation)
                 return
-            self._conversation = conversation
+            self._conversation = self._open_conversation = conversation
             if self._tls:
                 self._tell_of_tls(conversation)
             self._say(Reply.of(220, f"{self._door.hostname} ESMTP"))
@@ -293,7 +297,7 @@ class ClientConnection(SMTP):
             self._close()
 
     def _close(self) -> None:
-        transport = cast("asyncio.WriteTransport | None", self.transport)
+        transport = self.transport
         if transport is not None and not transport.is_closing():
             if self._grouped:
                 self._send_group()
@@ -303,7 +307,7 @@ class ClientConnection(SMTP):
             self._abort_handle = self.loop.call_later(_CLOSING_SECONDS, self._abort)
 
     def _abort(self) -> None:
-        transport = cast("asyncio.WriteTransport | None", self.transport)
+        transport = self.transport
         if transport is not None:
             transport.abort()
 
@@ -380,7 +384,7 @@ class ClientConnection(SMTP):
             ConnectionError: the handshake failed; the connection is closed.
         """
         context = self._door.tls
-        transport = cast("asyncio.Transport | None", self.transport)
+        transport = self.transport
         if context is None or transport is None:
             raise ConnectionResetError("no TLS context, or no connection")
         if transport.is_closing() or self._inflow.ended:
@@ -434,7 +438,8 @@ class ClientConnection(SMTP):
                     return
             if self._asked and self._door.draining:
                 await self._settle(conversation)
-            if self._overdue(conversation):
+            over = self.loop.time() - self._began - self._door.settings.session_seconds
+            if over > 0 and (not conversation.in_transaction or over > self._door.settings.message_seconds):
                 self._say(_TIMEOUT)
                 return
             if self._idle_commands >= self._door.settings.max_idle_commands:
@@ -443,11 +448,6 @@ class ClientConnection(SMTP):
             if self._door.draining and not conversation.in_transaction:
                 self._say(SHUTTING_DOWN)
                 return
-
-    def _overdue(self, conversation: Conversation) -> bool:
-        settings = self._door.settings
-        over = self.loop.time() - self._began - settings.session_seconds
-        return over > 0 and (not conversation.in_transaction or over > settings.message_seconds)
 
     async def _answer(self, conversation: Conversation, line: bytes) -> Reply | None:
         """Return the reply to a command, or None if it has none of its own, or not yet."""
@@ -515,11 +515,6 @@ class ClientConnection(SMTP):
             fields["cause"] = printable(str(error).encode("utf-8", "backslashreplace"))[:200]
         self._door.observer(Notice(Level.ERROR, "error in a session", fields))
 
-    @property
-    def _more(self) -> bool:
-        """Whether the client has sent more than what was read as commands."""
-        return self._at < len(self._pending)
-
     def _take_all(self) -> bytes:
         """Return what the client has sent and nobody has read."""
         taken, self._pending, self._at = self._pending[self._at :], b"", 0
@@ -531,8 +526,7 @@ class ClientConnection(SMTP):
         too_long = False
         waited = False
         while True:
-            end = self._pending.find(b"\n", self._at)
-            if end >= 0:
+            if self._pending and (end := self._pending.find(b"\n", self._at)) >= 0:
                 line = self._pending[self._at : end]
                 self._at = end + 1
                 if self._at == len(self._pending):
@@ -543,14 +537,13 @@ class ClientConnection(SMTP):
                 if too_long or len(line) > limit:
                     return b"\0"  # no command: whatever it was, it is answered as a syntax error
                 return line
-            rest, self._at = self._pending[self._at :], 0
-            if len(rest) > limit:
-                too_long, rest = True, b""
-            self._pending = rest
-            if self._asked and self._conversation is not None:
-                await self._settle(self._conversation)
-            if self._grouped:
-                self._send_group()
+            if self._pending:
+                rest, self._at = self._pending[self._at :], 0
+                if len(rest) > limit:
+                    too_long, rest = True, b""
+                self._pending = rest
+            if self._asked or self._grouped:
+                await self._say_all()
             if self._held_up is not None:
                 await self._reader_catches_up(self._held_up)
             if not waited:
@@ -571,7 +564,7 @@ class ClientConnection(SMTP):
 
     def _say(self, reply: Reply) -> None:
         """Give a reply, together with those to the commands that the client has sent in one go."""
-        if not self._grouped and not self._asked and not self._more:
+        if not self._grouped and not self._asked and not self._pending:
             self._send(reply.octets)
             return
         self._grouped += reply.octets
@@ -579,6 +572,13 @@ class ClientConnection(SMTP):
             self._send_group()
         elif self._grouping is None:
             self._grouping = self.loop.call_later(_GROUPING_SECONDS, self._send_group)
+
+    async def _say_all(self) -> None:
+        """Keep back none of the replies to the commands so far."""
+        if self._asked:
+            await self._settle(self._open_conversation)
+        if self._grouped:
+            self._send_group()
 
     def _send_group(self) -> None:
         if self._grouping is not None:
@@ -588,9 +588,8 @@ class ClientConnection(SMTP):
         self._send(grouped)
 
     def _send(self, octets: bytes) -> None:
-        transport = cast("asyncio.WriteTransport | None", self.transport)
-        if transport is not None and not transport.is_closing():
-            self._door.outbox.put(transport, octets)
+        if self.transport is not None:
+            self._door.outbox.put(self.transport, octets)
 
     async def _reader_catches_up(self, held_up: asyncio.Future[None]) -> None:
         """Wait until the client has read some of its replies."""
@@ -639,7 +638,7 @@ class ClientConnection(SMTP):
         asked = await self._open_conversation.mail(argument)
         if isinstance(asked, Reply):
             return asked
-        if self._more:
+        if self._pending:
             self._ask((asked, None))
             return None
         return await self._open_conversation.settle(asked)
@@ -648,7 +647,7 @@ class ClientConnection(SMTP):
         conversation = self._open_conversation
         busy = conversation.in_transaction
         asked = await conversation.rcpt(argument)
-        if self._asked or self._more:
+        if self._asked or self._pending:
             self._ask((asked, busy))
             if len(self._asked) >= _AHEAD_COMMANDS:
                 await self._settle(conversation)
@@ -680,7 +679,7 @@ class ClientConnection(SMTP):
         conversation = self._open_conversation
         if argument.strip():
             return _ARGUMENT
-        if self._more:
+        if self._pending:
             return _EARLY
         reply = await conversation.data()
         if reply.code != _START_CONTENT:
@@ -719,11 +718,6 @@ class ClientConnection(SMTP):
         self._pending, self._at = scanner.rest, 0
         self._idle_commands = 0
         return _LATER if failed else await conversation.end_of_content(scanner)
-
-    @property
-    def _open_conversation(self) -> Conversation:
-        assert self._conversation is not None  # noqa: S101 -- commands are read only in a conversation
-        return self._conversation
 
 
 def _feed(transport: asyncio.Transport, octets: bytes) -> None:

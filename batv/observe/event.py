@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from batv.tag import shorten
 
@@ -53,8 +53,7 @@ class Level(Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientOutcome:
+class RecipientOutcome(NamedTuple):
     """What became of one recipient.
 
     Attributes:
@@ -74,8 +73,7 @@ class RecipientOutcome:
     reply: str
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionEnded:
+class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields takes three times as long to make
     """A transaction ended: with a reply to its message, or without one.
 
     Attributes:

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Final
 from batv.observe.event import Event, Level, Notice, TransactionEnded, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from batv.observe.event import RecipientOutcome
 
 __all__ = ["LogWriter", "log_line", "log_observer"]
@@ -82,14 +80,18 @@ class LogWriter:
                 lines.append(f"batv/ERROR: log lines lost, their reader is too slow: lines={lost}\n")
             open_ = None not in lines
             try:
-                for octets in _gathered(line for line in lines if line is not None):
-                    self._write(octets)
+                self._write("".join([line for line in lines if line is not None]))
             except OSError:
                 self._lost += len(lines)
 
-    def _write(self, octets: bytes) -> None:
-        while octets:
-            octets = octets[os.write(self._descriptor, octets) :]
+    def _write(self, lines: str) -> None:
+        """Write lines, as many at a time as are written whole."""
+        octets = lines.encode("utf-8", "backslashreplace")
+        at = 0
+        while at < len(octets):
+            end = octets.rfind(b"\n", at, at + _WHOLE_OCTETS) + 1 or octets.find(b"\n", at) + 1
+            while at < end:
+                at += os.write(self._descriptor, octets[at:end])
 
 
 def log_observer(event: Event) -> None:
@@ -145,15 +147,3 @@ def _path(text: str) -> str:
 def _escaped(text: str) -> str:
     # A quoted local part, or a name, may hold what looks like the end of the value and the next one.
     return text.translate(_BRACKETS) if "<" in text or ">" in text else text
-
-
-def _gathered(lines: Iterable[str]) -> Iterator[bytes]:
-    """Yield the lines together, as many at a time as are written whole."""
-    gathered = b""
-    for line in lines:
-        octets = line.encode("utf-8", "backslashreplace")
-        if gathered and len(gathered) + len(octets) > _WHOLE_OCTETS:
-            yield gathered
-            gathered = b""
-        gathered += octets
-    yield gathered

@@ -482,14 +482,15 @@ class ProxySession:
             transaction.gathered = bytearray()
             transaction.receiving = True
             return _GO_AHEAD
-        wanted = {recipient.decision.disposition for recipient in held}
-        if not forwarded and Disposition.REJECT in wanted and Disposition.QUARANTINE not in wanted:
-            await transaction.reset()
-            return await self._finish(transaction, _REJECTED)
-        try:
-            self._begin_quarantine(transaction)
-        except BatvError as error:
-            return self._end(_LATER, str(error))
+        if held:
+            wanted = {recipient.decision.disposition for recipient in held}
+            if not forwarded and Disposition.REJECT in wanted and Disposition.QUARANTINE not in wanted:
+                await transaction.reset()
+                return await self._finish(transaction, _REJECTED)
+            try:
+                self._begin_quarantine(transaction)
+            except BatvError as error:
+                return self._end(_LATER, str(error))
         reply = _GO_AHEAD
         if forwarded:
             try:
@@ -827,10 +828,12 @@ class ProxySession:
 
 def _goes_alone(transaction: Transaction, recipient: Recipient) -> bool:
     """Return whether a recipient must have a transaction of its own, beside those that are in this one."""
-    decision, forwarded = recipient.decision, transaction.forwarded
+    decision = recipient.decision
     if decision.undecided or transaction.undecided is not None:
-        return bool(forwarded or transaction.held)
-    return bool(forwarded) and not recipient.held and (transaction.route.lmtp or decision.status != transaction.status)
+        return bool(transaction.forwarded or transaction.held)
+    if recipient.held or not (transaction.route.lmtp or decision.status != transaction.status):
+        return False
+    return bool(transaction.forwarded)
 
 
 def _looked_up(ledger: Ledger, recipient: bytes, first: bytes) -> tuple[Claims, Found]:

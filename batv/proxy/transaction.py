@@ -129,6 +129,8 @@ class Transaction:
         quarantined: the copy for the quarantine, or None.
         split: whether what MAIL says depends on the recipients, so that the first one decides.
         mail_said: in a transaction that is split, whether the next hop has taken MAIL.
+        own_words: whether the client hears our words for a 2yz of the next hop: replies must not tell what a tag is
+            worth.
     """
 
     side: Side
@@ -160,6 +162,7 @@ class Transaction:
     quarantined: QuarantinedMessage | None = None
     split: bool = False
     mail_said: bool = False
+    own_words: bool = field(init=False)
     _connection: NextHopConnection | None = None
     _prelude: list[asyncio.Future[Reply]] = field(default_factory=list)
     _mail: asyncio.Future[Reply] | None = None
@@ -168,10 +171,13 @@ class Transaction:
     _status_field: StatusField | None = None
     _last: bytes = b""
 
+    def __post_init__(self) -> None:
+        self.own_words = self.given.null and self.side.direction is Direction.INBOUND
+
     @property
     def forwarded(self) -> list[Recipient]:
         """The recipients whom the message is to reach."""
-        return [recipient for recipient in self.recipients if recipient.accepted and not recipient.held]
+        return [recipient for recipient in self.recipients if recipient.reply.positive and not recipient.held]
 
     @property
     def undecided(self) -> Recipient | None:
@@ -184,11 +190,6 @@ class Transaction:
     def held(self) -> list[Recipient]:
         """The recipients whom it is not to reach though the client was told that they are accepted."""
         return [recipient for recipient in self.recipients if recipient.held and recipient.accepted]
-
-    @property
-    def own_words(self) -> bool:
-        """Whether the client hears our words for a 2yz of the next hop: replies must not tell what a tag is worth."""
-        return self.side.direction is Direction.INBOUND and self.given.null
 
     @property
     def pipelines(self) -> bool:

@@ -67,29 +67,33 @@ class Reply:
         lines.append(b"%d %b\r\n" % (self.code, last))
         return b"".join(lines)
 
-    @property
+    @cached_property
     def positive(self) -> bool:
         """Whether this is 2yz: done."""
         return self.code < 300  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
-    @property
+    @cached_property
     def intermediate(self) -> bool:
         """Whether this is 3yz: go on."""
         return 300 <= self.code < 400  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
-    @property
+    @cached_property
     def transient(self) -> bool:
         """Whether this is 4yz: try again later."""
         return 400 <= self.code < 500  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
-    @property
+    @cached_property
     def permanent(self) -> bool:
         """Whether this is 5yz: do not try again."""
         return self.code >= 500  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
     def __str__(self) -> str:
         """Return the reply in one line, for the log."""
-        return f"{self.code} " + " ".join(text.decode("utf-8", "backslashreplace") for text in self.texts)
+        return self._line
+
+    @cached_property
+    def _line(self) -> str:
+        return f"{self.code} " + " ".join([text.decode("utf-8", "backslashreplace") for text in self.texts])
 
 
 class ReplyParser:
@@ -113,7 +117,7 @@ class ReplyParser:
             ReplyError: the octets are no reply, or too long for one; nothing that follows can be trusted. It comes
                 after the replies before it.
         """
-        if self.idle and octets.find(b"\r\n") == len(octets) - 2:
+        if not self._buffer and not self._texts and octets.find(b"\r\n") == len(octets) - 2:
             reply = _one_line(octets[:-2])
             if reply is not None:
                 return (reply,)

@@ -10,11 +10,11 @@ worst, which then stands once more on a line of its own.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import IoError
@@ -81,8 +81,6 @@ class Journal:
         if not event.recipients:
             return False
         octets = _records(event).encode("utf-8")
-        # Each time: if this were looked at only now and then, a discard could be on record in a file that is gone.
-        self._follow()
         while not self._append(octets):
             pass
         return True
@@ -127,7 +125,7 @@ class Journal:
         os.close(self._file)
 
     def _append(self, octets: bytes) -> bool:
-        """Append records, and return whether they begin on a line of their own.
+        """Append records, and return whether they stand where they are found, on a line of their own.
 
         Raises:
             IoError: they are not, or not wholly, in the file.
@@ -136,19 +134,25 @@ class Journal:
             octets = b"\n" + octets
         try:
             written = os.write(self._file, octets)
-            end = os.lseek(self._file, 0, os.SEEK_CUR)
-            begin = end - written
-            # Another process may have written since we last did; looked at any earlier, it might have been about it.
-            known = self._torn or begin == self._end or not begin
-            own_line = known or os.pread(self._file, 1, begin - 1) == b"\n"
+            # Looked at any earlier, the file might have been about to be removed, or written to by another process.
+            state = os.fstat(self._file)
+            if not state.st_nlink:
+                self.reopen()  # what was written is nowhere
+                return False
+            own_line = self._torn or state.st_size == self._end + written or self._begins_line(written)
         except OSError as error:
             raise IoError(f"cannot write {self.path}: {error.strerror}", "make room or mend the file system") from error
-        self._end = end
+        self._end = state.st_size
         # A short write is a full disk. The half line stays, and the next record begins on a line of its own.
         self._torn = written < len(octets)
         if self._torn:
             raise IoError(f"cannot write {self.path}: the disk is full", "make room")
         return own_line
+
+    def _begins_line(self, written: int) -> bool:
+        """Return whether what we wrote last begins on a line of its own, behind what others have written."""
+        begin = os.lseek(self._file, 0, os.SEEK_CUR) - written
+        return not begin or os.pread(self._file, 1, begin - 1) == b"\n"
 
     def _follow(self) -> None:
         if not os.fstat(self._file).st_nlink:
@@ -172,7 +176,7 @@ class Journal:
         return file, state.st_size, state.st_size > 0 and os.pread(file, 1, state.st_size - 1) != b"\n"
 
 
-_quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
+_quoted: Final = encode_basestring
 
 
 def _records(event: TransactionEnded) -> str:

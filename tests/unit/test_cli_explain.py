@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -39,7 +38,7 @@ Return-Path: <prvs=0787abcdef=joe@example.com>
 
 --b--
 """
-RECORD: Final = replace(EVENT, time=1_795_435_269.0, message_id="<7@peer.example>")
+RECORD: Final = EVENT._replace(time=1_795_435_269.0, message_id="<7@peer.example>")
 IN_FORCE: Final = "batv config check && systemctl reload batv"
 
 
@@ -224,8 +223,8 @@ def test_every_record_of_a_session_is_explained(batv: Command) -> None:
     """Also those that were rotated away, packed or not; a transaction's name tells only its own."""
     rotated = recorded(batv, RECORD).rename(batv.folder / "var/journal.jsonl.2")
     (batv.folder / "var/journal.jsonl.3.gz").write_bytes(gzip.compress(rotated.read_bytes()))
-    other = replace(RECORD, session="0e55", transaction="0e55.1", message_id="5e55")
-    recorded(batv, replace(RECORD, transaction="5e55.2"), other)
+    other = RECORD._replace(session="0e55", transaction="0e55.1", message_id="5e55")
+    recorded(batv, RECORD._replace(transaction="5e55.2"), other)
     records = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert sorted(record["transaction"] for record in records) == ["5e55.1", "5e55.1", "5e55.2"]
     (record,) = batv("explain", "--session", "5e55.2", "--json").fields["records"]
@@ -316,14 +315,13 @@ def test_the_record_of_a_bounce_names_what_decided_and_how_to_change_it(
     """Rule and command are those of the reason on record."""
     verdict, disposition, reason = said
     batv.config.write_text(batv.config.read_text() + MORE)
-    outcome = replace(
-        OUTCOME,
+    outcome = OUTCOME._replace(
         forward_path=f"<{path}>",
         verdict=Verdict(verdict),
         disposition=Disposition(disposition),
         reason=reason,
     )
-    recorded(batv, replace(RECORD, recipients=(outcome,)))
+    recorded(batv, RECORD._replace(recipients=(outcome,)))
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert rule in record["rule"]
     if change is None:
@@ -360,7 +358,7 @@ def test_the_record_of_mail_that_went_out_names_what_decided(
     outcome = RecipientOutcome(
         "<bob@peer.example>", Verdict(verdict), Disposition(disposition), reason, None, "250 2.0.0 Ok"
     )
-    event = replace(RECORD, direction=Direction.OUTBOUND, reverse_path=path, recipients=(outcome,))
+    event = RECORD._replace(direction=Direction.OUTBOUND, reverse_path=path, recipients=(outcome,))
     recorded(batv, event)
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert rule in record["rule"]
@@ -373,6 +371,6 @@ def test_the_record_of_mail_that_went_out_names_what_decided(
 
 def test_a_record_shows_when_the_settings_have_changed_since(batv: Command) -> None:
     """What was done then is no sign of what is done now."""
-    recorded(batv, replace(RECORD, recipients=(replace(OUTCOME, disposition=Disposition.PASS),)))
+    recorded(batv, RECORD._replace(recipients=(OUTCOME._replace(disposition=Disposition.PASS),)))
     (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert (record["disposition"], record["today_it_would_get"]) == ("pass", "discard")

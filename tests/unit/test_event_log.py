@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,31 +27,31 @@ def test_a_transaction_is_one_line_of_keys_and_values() -> None:
 
 def test_a_recipient_with_a_reply_of_its_own_has_it_in_the_line() -> None:
     """One was refused at RCPT, the message went to the others."""
-    other = replace(
-        OUTCOME, verdict=Verdict.VALID, disposition=Disposition.REWRITE, key_number=3, reply="550 5.1.1 no such user"
+    other = OUTCOME._replace(
+        verdict=Verdict.VALID, disposition=Disposition.REWRITE, key_number=3, reply="550 5.1.1 no such user"
     )
-    line = log_line(replace(EVENT, recipients=(OUTCOME, other)))
+    line = log_line(EVENT._replace(recipients=(OUTCOME, other)))
     assert "key=3 disposition=rewrite (no tag) reply=<550 5.1.1 no such user>, message-id=" in line
     assert line.count(" reply=<") == 2
 
 
 def test_a_line_has_a_hundred_recipients_and_the_number_of_the_others() -> None:
     """A line that grew with the client's RCPTs would fill the log."""
-    line = log_line(replace(EVENT, recipients=(OUTCOME,) * 102, unnamed=3))
+    line = log_line(EVENT._replace(recipients=(OUTCOME,) * 102, unnamed=3))
     assert line.count(", to=<joe@example.com> ") == 100
     assert " disposition=discard (no tag), more-recipients=5, message-id=<1@peer.example>, size=" in line
 
 
 def test_a_cause_stands_at_the_end() -> None:
     """What went wrong is for the log alone."""
-    assert log_line(replace(EVENT, cause="the next hop closed the connection")).endswith(
+    assert log_line(EVENT._replace(cause="the next hop closed the connection")).endswith(
         ", cause=<the next hop closed the connection>"
     )
 
 
 def test_a_message_without_an_identifier_says_so() -> None:
     """The key is always there."""
-    assert "message-id=<>, " in log_line(replace(EVENT, message_id=""))
+    assert "message-id=<>, " in log_line(EVENT._replace(message_id=""))
 
 
 def test_a_notice_names_what_it_happened_to() -> None:
@@ -66,7 +65,7 @@ def test_a_notice_names_what_it_happened_to() -> None:
     ("event", "level"),
     [
         (EVENT, logging.INFO),
-        (replace(EVENT, cause="client gone"), logging.WARNING),
+        (EVENT._replace(cause="client gone"), logging.WARNING),
         (Notice(Level.INFO, "x"), logging.INFO),
         (Notice(Level.WARNING, "x"), logging.WARNING),
         (Notice(Level.ERROR, "x"), logging.ERROR),
@@ -90,10 +89,9 @@ def test_nothing_from_a_peer_acts_on_a_log_or_a_terminal(octets: bytes) -> None:
     """No line feed begins a line of the peer's making, no escape sequence colours the screen."""
     text = printable(octets)
     assert text.isprintable()
-    event = replace(
-        EVENT,
+    event = EVENT._replace(
         reverse_path=text,
-        recipients=(replace(OUTCOME, forward_path=text, reply=text),),
+        recipients=(OUTCOME._replace(forward_path=text, reply=text),),
         helo=octets.decode("latin-1"),
         message_id=octets.decode("latin-1"),
         reply=octets.decode("latin-1"),
@@ -110,7 +108,7 @@ def test_nothing_from_a_peer_acts_on_a_log_or_a_terminal(octets: bytes) -> None:
 def test_no_tag_is_written_whole(tag: str, form: str, around: str) -> None:
     """A tag is good for a week: whoever reads the log could have bounces delivered."""
     text = around.replace("%s", form % tag)
-    event = replace(EVENT, helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
+    event = EVENT._replace(helo=text, message_id=text, reply=text, cause=text, reverse_path=printable(text.encode()))
     for line in (log_line(event), log_line(Notice(Level.INFO, "x", {"cause": text})), printable(text.encode())):
         assert tag not in line
 
@@ -131,7 +129,7 @@ def test_a_line_begins_with_the_name_of_the_program_and_the_level() -> None:
     """Tools for Postfix's log tell programs apart by the first; an administrator looks for the second."""
     reader, writer = os.pipe()
     log = LogWriter(writer)
-    for event in (EVENT, replace(EVENT, cause="client gone"), Notice(Level.ERROR, "x", {"cause": "y"})):
+    for event in (EVENT, EVENT._replace(cause="client gone"), Notice(Level.ERROR, "x", {"cause": "y"})):
         log.observe(event)
     log.close()
     os.close(writer)

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 
-_EVENT: Final = replace(
-    EVENT, time=1_800_000_000.1234, message_id="<caf\N{LATIN SMALL LETTER E WITH ACUTE}@peer.example>"
+_EVENT: Final = EVENT._replace(
+    time=1_800_000_000.1234, message_id="<caf\N{LATIN SMALL LETTER E WITH ACUTE}@peer.example>"
 )
 
 
@@ -89,7 +88,7 @@ def test_a_record_has_the_promised_fields_in_their_order(journal: Journal) -> No
 )
 def test_a_time_has_three_decimals(journal: Journal, seconds: float, time: str) -> None:
     """Records sort by it as text."""
-    journal.write(replace(_EVENT, time=seconds))
+    journal.write(_EVENT._replace(time=seconds))
     assert [record["time"] for record in records(journal.path)] == [time]
 
 
@@ -99,8 +98,8 @@ def test_whatever_a_peer_sent_a_record_is_one_line_of_json(
 ) -> None:
     """Quotation marks, backslashes, line separators: a program gets the text, not a part of the record."""
     sent = printable(text.encode("utf-8", "backslashreplace"))
-    outcome = replace(OUTCOME, forward_path=sent, reason=sent, key_number=key, reply=sent)
-    event = replace(_EVENT, direction=direction, reverse_path=sent, message_id=sent, recipients=(outcome, outcome))
+    outcome = OUTCOME._replace(forward_path=sent, reason=sent, key_number=key, reply=sent)
+    event = _EVENT._replace(direction=direction, reverse_path=sent, message_id=sent, recipients=(outcome, outcome))
     journal = Journal(tmp_path_factory.mktemp("journal"))
     journal.write(event)
     journal.close()
@@ -113,8 +112,8 @@ def test_whatever_a_peer_sent_a_record_is_one_line_of_json(
 
 def test_each_recipient_has_a_record(journal: Journal) -> None:
     """One was discarded, the other was not: one line could not say so."""
-    other = replace(OUTCOME, forward_path="<jim@example.com>", verdict=Verdict.VALID, key_number=3)
-    journal.write(replace(_EVENT, recipients=(OUTCOME, other)))
+    other = OUTCOME._replace(forward_path="<jim@example.com>", verdict=Verdict.VALID, key_number=3)
+    journal.write(_EVENT._replace(recipients=(OUTCOME, other)))
     assert [(record["forward_path"], record["key"]) for record in records(journal.path)] == [
         ("<joe@example.com>", None),
         ("<jim@example.com>", 3),
@@ -123,19 +122,19 @@ def test_each_recipient_has_a_record(journal: Journal) -> None:
 
 def test_inbound_mail_that_is_no_bounce_is_not_in_the_journal(journal: Journal) -> None:
     """It was not judged; the log has it."""
-    assert not journal.write(replace(_EVENT, null_sender=False, reverse_path="<ann@peer.example>"))
+    assert not journal.write(_EVENT._replace(null_sender=False, reverse_path="<ann@peer.example>"))
     assert journal.path.read_bytes() == b""
 
 
 def test_outbound_mail_is_in_the_journal(journal: Journal) -> None:
     """Whoever asks whether a bounce is genuine looks for what was sent."""
-    assert journal.write(replace(_EVENT, direction=Direction.OUTBOUND, null_sender=False))
+    assert journal.write(_EVENT._replace(direction=Direction.OUTBOUND, null_sender=False))
     assert len(records(journal.path)) == 1
 
 
 def test_a_message_id_with_a_tag_in_it_does_not_give_the_tag_away(journal: Journal) -> None:
     """Tags are bearer credentials, wherever they stand."""
-    journal.write(replace(_EVENT, message_id="<prvs=0789abcdef=joe@example.com>"))
+    journal.write(_EVENT._replace(message_id="<prvs=0789abcdef=joe@example.com>"))
     assert b"abcdef" not in journal.path.read_bytes()
 
 
@@ -157,9 +156,9 @@ def test_a_renamed_file_is_left_behind_on_reopening(journal: Journal, tmp_path: 
     """Rotation: the old file keeps what it has, and takes what comes until the signal."""
     journal.write(_EVENT)
     old = journal.path.rename(tmp_path / "journal.jsonl.1")
-    journal.write(replace(_EVENT, transaction="5e55.2"))
+    journal.write(_EVENT._replace(transaction="5e55.2"))
     journal.reopen()
-    journal.write(replace(_EVENT, transaction="5e55.3"))
+    journal.write(_EVENT._replace(transaction="5e55.3"))
     assert [record["transaction"] for record in records(old)] == ["5e55.1", "5e55.2"]
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.3"]
 
@@ -178,7 +177,7 @@ def test_a_removed_file_is_begun_anew(journal: Journal) -> None:
     """A discard that stands in no file is nowhere."""
     journal.write(_EVENT)
     journal.path.unlink()
-    journal.write(replace(_EVENT, transaction="5e55.2"))
+    journal.write(_EVENT._replace(transaction="5e55.2"))
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.2"]
 
 
@@ -187,10 +186,10 @@ def test_a_record_that_does_not_fit_is_an_error_and_spoils_no_other(journal: Jou
     journal.write(_EVENT)
     size = journal.path.stat().st_size
     with full_disk(size + 100), pytest.raises(IoError, match="the disk is full"):
-        journal.write(replace(_EVENT, transaction="torn"))
+        journal.write(_EVENT._replace(transaction="torn"))
     with full_disk(size + 100), pytest.raises(IoError, match="cannot write"):
-        journal.write(replace(_EVENT, transaction="none"))
-    journal.write(replace(_EVENT, transaction="after"))
+        journal.write(_EVENT._replace(transaction="none"))
+    journal.write(_EVENT._replace(transaction="after"))
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "after"]
 
 
@@ -203,10 +202,10 @@ def test_a_torn_line_is_remembered(journal: Journal, tmp_path: Path, way: str) -
         journal.write(_EVENT)
     if way == "reopen":
         journal.reopen()
-        journal.write(replace(_EVENT, transaction="after"))
+        journal.write(_EVENT._replace(transaction="after"))
     else:
         again = Journal(tmp_path)
-        again.write(replace(_EVENT, transaction="after"))
+        again.write(_EVENT._replace(transaction="after"))
         again.close()
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "after"]
 
@@ -240,17 +239,17 @@ def test_half_a_record_of_another_process_spoils_no_record(journal: Journal, tmp
     journal.write(_EVENT)
     size = journal.path.stat().st_size
     with full_disk(size + 100), pytest.raises(IoError, match="the disk is full"):
-        other.write(replace(_EVENT, transaction="torn"))
+        other.write(_EVENT._replace(transaction="torn"))
     for writer, transaction in ((journal, "ours"), (other, "theirs"), (journal, "ours again")):
-        writer.write(replace(_EVENT, transaction=transaction))
+        writer.write(_EVENT._replace(transaction=transaction))
     other.close()
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "ours", "theirs", "ours again"]
 
 
 def long_event(transaction: str) -> TransactionEnded:
     """Return an event whose two records take several pages."""
-    outcome = replace(OUTCOME, reason="x" * 5000)
-    return replace(_EVENT, transaction=transaction, recipients=(outcome, outcome))
+    outcome = OUTCOME._replace(reason="x" * 5000)
+    return _EVENT._replace(transaction=transaction, recipients=(outcome, outcome))
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
