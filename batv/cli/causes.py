@@ -5,6 +5,7 @@ Asked about an outcome that is known, from the stages or from the journal; nothi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.cli.output import text_of
@@ -28,6 +29,7 @@ _OTHERWISE: Final = {
     Verdict.BAD_SIGNATURE: "the tag would have to be one that a key of the ring made for this very address",
     Verdict.EXPIRED: "the bounce would have to come before the last day of its tag",
 }
+_LISTED: Final = re.compile(r"; (\S+) lists the client(?=;|$)")
 _KEYS: Final = frozenset({Verdict.UNKNOWN_KEY, Verdict.BAD_SIGNATURE})
 
 
@@ -69,6 +71,9 @@ class Causes:
             rule = f'{table} {_option(policy, verdict)} = "{policy.disposition(verdict)}"'
             if (phase := self._phase(address)) is not Phase.ENFORCE:
                 rule += f'; but rollout = "auto", which is at {phase.value}'
+            if verdict is Verdict.UNTAGGED and self._list_matters(address):
+                option, wanted = self._on_listed(address, policy)
+                rule += f'; but {option} = "{wanted}" where a list of [dnsbl] zones has the client'
             if verdict is Verdict.UNTAGGED and policy.rescue:
                 rule += "; but rescue = true, and what answers mail from it passes"
             if NOT_ON_RECORD in reason:
@@ -151,10 +156,16 @@ class Causes:
             return Cause(f"[tags] on_too_long: {reason}", "the address would have to be shorter", change)
         return self._of_left_alone(reason, reason)
 
-    def today(self, address: Mailbox | None, verdict: Verdict) -> Disposition | None:
-        """Return what a forged bounce with this verdict gets as things are set today; None for any other."""
+    def today(self, address: Mailbox | None, verdict: Verdict, reason: str) -> Disposition | None:
+        """Return what a forged bounce with this verdict gets as things are set today; None for any other.
+
+        What came from a client that a list had is taken for one that it still has.
+        """
         policy = self._applied.for_domain(address.domain) if address is not None else None
-        return policy.disposition(verdict) if policy is not None and verdict in FORGED else None
+        if policy is None or verdict not in FORGED:
+            return None
+        found = policy.disposition(verdict)
+        return policy.if_listed(found) if _LISTED.search(reason) else found
 
     def _of_forged(
         self,
@@ -174,10 +185,16 @@ class Causes:
             return Cause(rule, otherwise, self._edit("change [tags] on_too_long"))
         if verdict is Verdict.UNTAGGED and policy.rescue:
             otherwise += "; or to answer mail of this recipient that the ledger knows"
-        if reason.endswith(" lists the client"):
-            return Cause(f"[dnsbl] on_listed: {reason}", otherwise, self._edit("change [dnsbl] on_listed"))
-        if reason.endswith("; quarantine full"):
-            rule += f"; but [state] quarantine_max_mib = {self._settings.state.quarantine_max_mib}, which were full"
+        full = ""
+        if "; quarantine full" in reason:
+            full = f"; but [state] quarantine_max_mib = {self._settings.state.quarantine_max_mib}, which were full"
+        listed = _LISTED.search(reason)
+        if listed is not None:
+            option, wanted = self._on_listed(address, policy)
+            change = self._edit(f"change {option}, or take {listed[1]} out of [dnsbl] zones")
+            otherwise += f"; or {listed[1]} would have to lack the client"
+            return Cause(f'{option} = "{wanted}", and {listed[1]} lists the client{full}', otherwise, change)
+        rule += full
         if self._phase(address) is not Phase.ENFORCE:
             name = self._settings.automatic[self._policy.name_for(address.domain) or b""]
             return Cause(rule, otherwise, f"batv rollout {'back' if disposition in _WITHHELD else 'advance'} {name}")
@@ -202,6 +219,21 @@ class Causes:
                 f'[[exemptions]] "{exempt}"', "no exemption would have to fit", self._edit("change [[exemptions]]")
             )
         return Cause(rule)
+
+    def _list_matters(self, address: Mailbox) -> bool:
+        """Whether a bounce without a tag gets something worse where a list has its client."""
+        policy = self._applied.for_domain(address.domain)
+        if policy is None:
+            return False
+        usual = policy.disposition(Verdict.UNTAGGED)
+        return policy.if_listed(usual) is not usual
+
+    def _on_listed(self, address: Mailbox, policy: DomainPolicy) -> tuple[str, Disposition]:
+        """Return the option for clients that a list has, and its value; of two with the same, that for all domains."""
+        everywhere = self._settings.dnsbl.on_listed
+        if policy.on_listed is None or policy.on_listed is everywhere:
+            return "[dnsbl] on_listed", everywhere
+        return f"{self._table(address)} on_listed", policy.on_listed
 
     def _edit(self, what: str) -> str:
         return f"{what} in {self._config}, then: batv config check && systemctl reload batv"

@@ -452,8 +452,9 @@ def _record_fields(record: Mapping[str, object], causes: Causes) -> dict[str, ob
     path = str(record.get("reverse_path" if outbound else "forward_path", "")).encode("utf-8", "surrogateescape")
     mailbox = _mailbox_of(path, sender=outbound)
     ask = causes.of_sender if outbound else causes.of_recipient
-    cause = ask(mailbox, verdict, disposition, str(record.get("reason", "")))
-    today = None if outbound else causes.today(mailbox, verdict)
+    reason = str(record.get("reason", ""))
+    cause = ask(mailbox, verdict, disposition, reason)
+    today = None if outbound else causes.today(mailbox, verdict, reason)
     return fields | {
         "rule": clean(cause.rule),
         "otherwise": cause.otherwise,

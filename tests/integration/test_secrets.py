@@ -5,8 +5,8 @@ and how objects show themselves. A secret must not be there as it is, nor in hex
 tag must not be there either: until it expires, whoever has it can have a bounce delivered.
 
 Messages are exempt, where they are kept in the quarantine too: they are the senders' and stay as they came. The fields
-that the quarantine puts before them are not. `batv sign` and `batv explain` print tags because that is what they are
-asked for.
+that the quarantine puts before them are not. `batv sign` and `batv explain` of an address print tags because that is
+what they are asked for; `batv explain` of a message or of what the journal has prints none.
 """
 
 from __future__ import annotations
@@ -170,6 +170,14 @@ def test_a_service_writes_no_secret_and_no_whole_tag(next_hop: RecordingNextHop,
     kept = [path.read_text().partition("Message-ID:") for path in (tmp_path / "var/quarantine/new").iterdir()]
     assert kept
     assert [given_away(head) for head, _, _ in kept if given_away(head)] == []
+    files = [("--message", str(path)) for path in (tmp_path / "var/quarantine/new").iterdir()]
+    sessions = [("--session", name) for name in {record["session"] for record in service.journal()}]
+    for subject in (*files, *sessions):
+        for more in ((), ("--json",)):
+            said = batv(service, "explain", *subject, *more)
+            assert said.returncode == 0, said.stderr
+            assert "reason" in said.stdout
+            assert given_away(said.stdout + said.stderr) == [], subject
 
 
 def _refused_reloads(service: ServiceProcess, tag: bytes) -> None:
@@ -228,6 +236,21 @@ def test_commands_show_no_secret(next_hop: RecordingNextHop, tmp_path: Path) -> 
         ("explain", "joe@example.com"),
         ("key", tag),
     ]
+    bounce = tmp_path / "bounce.eml"
+    bounce.write_text(
+        f"Return-Path: <{tag}>\nTo: <{tag}>, <joe+{tag}>\nFrom: <{tag}>\nIn-Reply-To: <{tag}>\n"
+        f"X-Batv-Status: {tag}\nX-{tag}: {SECRET.decode()}\n\nFinal-Recipient: rfc822; {tag}\n{SECRET.decode()}\n"
+    )
+    told: list[tuple[str, ...]] = [
+        ("explain", "--message", str(bounce)),
+        ("explain", "--message", str(bounce), "--json"),
+        ("explain", "--message", str(tmp_path / "keys/default.ring")),
+        ("explain", "--session", tag),
+    ]
+    for command in told:
+        said = batv(service, *command)
+        assert said.stdout + said.stderr
+        assert given_away(said.stdout + said.stderr) == [], command
     ring = tmp_path / "keys/default.ring"
     for command in commands:
         said = batv(service, *command)

@@ -258,8 +258,13 @@ MORE: Final = """
 rollout = "auto"
 [domains."rescue.example"]
 rescue = true
+[domains."listed.example"]
+on_listed = "reject"
+rescue = true
 [ledger]
 enabled = true
+[dnsbl]
+zones = ["z.example"]
 """
 
 
@@ -277,8 +282,20 @@ enabled = true
         (
             "a@example.com",
             ("untagged", "quarantine", "no tag; z.example lists the client"),
-            "[dnsbl] on_listed",
-            "[dnsbl]",
+            '[dnsbl] on_listed = "quarantine", and z.example lists the client',
+            "change [dnsbl] on_listed, or take z.example out of [dnsbl] zones",
+        ),
+        (
+            "a@listed.example",
+            ("untagged", "reject", "no tag; z.example lists the client; answers nothing that this recipient has sent"),
+            '[domains."listed.example"] on_listed = "reject", and z.example lists the client',
+            'change [domains."listed.example"] on_listed',
+        ),
+        (
+            "a@example.com",
+            ("untagged", "discard", "no tag; z.example lists the client; quarantine full"),
+            "z.example lists the client; but [state] quarantine_max_mib = 1024, which were full",
+            "[dnsbl] zones",
         ),
         ("a@example.com", ("expired", "defer", "old; the clock says 2038-01-01"), "nothing is lost", "batv clock"),
         ("a@example.com", ("untagged", "discard", "no tag; quarantine full"), "quarantine_max_mib = 1024", "on_forged"),
@@ -367,6 +384,49 @@ def test_the_record_of_mail_that_went_out_names_what_decided(
         assert record["to_change_it"] is None
     else:
         assert change in record["to_change_it"]
+
+
+LISTS: Final = """
+[dnsbl]
+zones = ["z.example"]
+on_listed = "reject"
+[domains."marked.example"]
+on_forged = "mark"
+[domains."new.example"]
+rollout = "auto"
+[domains."own.example"]
+on_forged = "mark"
+on_listed = "quarantine"
+"""
+
+
+def test_what_a_list_would_make_worse_is_said_beforehand(batv: Command) -> None:
+    """The settings alone do not tell what a bounce gets: its client may be listed."""
+    batv.config.write_text(batv.config.read_text() + LISTS)
+    where = "where a list of [dnsbl] zones has the client"
+    for domain, rule in (
+        ("marked.example", f'on_forged = "mark"; but [dnsbl] on_listed = "reject" {where}'),
+        ("own.example", f'on_forged = "mark"; but [domains."own.example"] on_listed = "quarantine" {where}'),
+        ("example.com", 'on_forged = "discard"'),  # as bad as it is
+        ("new.example", 'rollout = "auto", which is at observe'),  # nothing is withheld yet
+    ):
+        assert batv("explain", f"joe@{domain}", "--json").fields["rule"].endswith(rule)
+        file = message(batv, BOUNCE.replace(b"example.com", domain.encode()))
+        (recipient,) = batv("explain", "--message", file, "--json").fields["recipients"]
+        assert recipient["rule"].endswith(rule)
+    tagged = batv("sign", "joe@marked.example").out.strip().replace("joe@", "jim@")
+    assert "[dnsbl]" not in batv("explain", tagged, "--json").fields["rule"], "a tag is worth what it is worth"
+
+
+def test_a_record_of_what_a_list_decided_shows_what_it_would_get_today(batv: Command) -> None:
+    """Two things decided, and both may have changed since."""
+    batv.config.write_text(batv.config.read_text() + LISTS)
+    reason = "no tag; z.example lists the client"
+    outcome = replace(OUTCOME, forward_path="<a@marked.example>", disposition=Disposition.QUARANTINE, reason=reason)
+    recorded(batv, replace(RECORD, recipients=(outcome, replace(outcome, reason="no tag"))))
+    listed, unlisted = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert (listed["today_it_would_get"], unlisted["today_it_would_get"]) == ("reject", "mark")
+    assert "z.example would have to lack the client" in listed["otherwise"]
 
 
 def test_a_record_shows_when_the_settings_have_changed_since(batv: Command) -> None:
