@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.corpus.manifest import Ending
 from batv.errors import ReplyError, UnavailableError
+from batv.net.reason import reason
 from batv.smtp.reply import Reply, ReplyParser
 
 if TYPE_CHECKING:
@@ -153,9 +154,9 @@ class _Session:
                 else:
                     reader, writer = await asyncio.open_connection(proxy.host, proxy.port, local_addr=(entry.client, 0))
         except OSError as error:
-            reason = error.strerror or str(error) or "no answer"
+            why = reason(error).lower() or "no answer"
             raise UnavailableError(
-                f"the proxy at {proxy} takes no connection: {reason.lower()}", "start it, or name its address"
+                f"the proxy at {proxy} takes no connection: {why}", "start it, or name its address"
             ) from error
         session = cls(reader, writer, entry.helo)
         await session._next()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from batv.config import Endpoint
 from batv.corpus.classes import UNKNOWN_USER
 from batv.errors import UnavailableError
+from batv.net.reason import reason
 
 if TYPE_CHECKING:
     from typing import Self
@@ -72,7 +73,7 @@ class Sink:
                 self._server = await asyncio.start_server(self._serve, wanted.host, wanted.port, limit=_MAX_OCTETS)
         except OSError as error:
             raise UnavailableError(
-                f"the sink cannot listen on {wanted}: {error.strerror or error}", "free that address or name another"
+                f"the sink cannot listen on {wanted}: {reason(error).lower()}", "free that address or name another"
             ) from error
         return self
 

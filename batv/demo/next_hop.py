@@ -38,6 +38,7 @@ from batv.demo.submission import PATIENCE, submit
 from batv.errors import BatvError, PathError, UnavailableError
 from batv.net.connection import NextHopFault
 from batv.net.next_hop import NextHop
+from batv.net.reason import reason
 from batv.smtp.path import MailArgument, RcptArgument, parse_mail, parse_rcpt
 
 if TYPE_CHECKING:
@@ -326,9 +327,8 @@ async def _listen(endpoint: Endpoint, server: _Server, setting: str) -> asyncio.
     try:
         return await loop.create_server(partial(_Connection, server, loop), endpoint.host, endpoint.port)
     except OSError as error:
-        reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
         raise UnavailableError(
-            f"the tour's next hop cannot listen on {endpoint}: {reason.lower()}",
+            f"the tour's next hop cannot listen on {endpoint}: {reason(error).lower()}",
             f"stop what listens there, or set another {setting}",
         ) from error
 

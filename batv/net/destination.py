@@ -16,15 +16,14 @@ Source: RFC 5321 sections 4.1.1.1 and 4.5.3.2; RFC 2033 section 4.1 (LHLO); RFC 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batv.config import Announce, NextHopTls
 from batv.net.connection import LoginFault, NextHopConnection, NextHopFault, TlsFault
 from batv.net.outbox import Outbox
+from batv.net.reason import reason
 from batv.smtp.auth import auth_lines, choose, mechanisms
 from batv.smtp.extension import Capabilities
 from batv.smtp.origin import Origin, proxy_v1, proxy_v2, xclient_commands
@@ -225,7 +224,7 @@ class Destination:
             if isinstance(error, TimeoutError):
                 raise NextHopFault(f"the next hop could not be connected to within {seconds:g} s") from error
             if isinstance(error, OSError | UnicodeError):  # the latter for what no host can be called
-                raise NextHopFault(f"the next hop cannot be connected to: {_reason(error)}") from error
+                raise NextHopFault(f"the next hop cannot be connected to: {reason(error)}") from error
             raise
         return connection
 
@@ -282,14 +281,6 @@ class Destination:
             raise LoginFault(f"the next hop does not let us log in: {said}")
         # A server may offer more to whom it knows.
         await self._hello(connection)
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    """Return why there is no connection; the address stands beside it wherever this is told."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    # What resolves names has numbers of its own.
-    return error.strerror or str(error) if isinstance(error, socket.gaierror) else os.strerror(error.errno)
 
 
 def _positive(what: str, reply: Reply) -> None:

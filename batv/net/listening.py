@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import UnavailableError
+from batv.net.reason import reason
 
 if TYPE_CHECKING:
     import asyncio
@@ -65,8 +66,6 @@ def open_to_group(endpoint: Endpoint) -> None:
 
 def cannot_listen(endpoint: Endpoint, error: OSError | UnicodeError) -> UnavailableError:
     """Return the error to raise where an address cannot be listened on."""
-    said = error.strerror if isinstance(error, OSError) else None
-    reason = (said or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
     return UnavailableError(
-        f"cannot listen on {endpoint}: {reason.lower()}", "stop what listens there, or set another address"
+        f"cannot listen on {endpoint}: {reason(error).lower()}", "stop what listens there, or set another address"
     )
