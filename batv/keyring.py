@@ -252,10 +252,15 @@ class KeyRing:
         for key in self.keys:
             if key.signs(day):
                 return key
-        raise NoSigningKeyError(
-            f"no key of {self.name} signs on {day}",
-            self.signing_remedy,
-        )
+        raise NoSigningKeyError(f"no key of {self.name} signs on {day}", self._remedy_on(day))
+
+    def _remedy_on(self, day: Day) -> str:
+        """Return what to do where no key signs on a day: nobody can make a key that signs in the past."""
+        if all(day >= made for made in (self.created, *(key.created for key in self.keys))):
+            return self.signing_remedy
+        later = [key.signs_from for key in self.keys if key.signs_from is not None and key.signs_from > day]
+        named = f"name {min(later)}, or a later day" if later else f"see 'batv key list{self.option}'"
+        return f"one that is made now would not either, {named}"
 
     def signs(self, day: Day) -> bool:
         """Whether a key signs on that day."""

@@ -140,13 +140,21 @@ def _other_step(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str
 def _draft_tags(rings: KeyRings, settings: Settings, today: Day) -> Iterator[str]:
     for name, domain in settings.policy.domains.items():
         style = domain.style
-        if style is None or style.scheme is not Scheme.STRONG or domain.draft_until is not None:
+        if style is None or style.scheme is not Scheme.STRONG:
             continue
-        longest = max((key.longest for ring in rings.rings_for(name, today) for key in ring.keys), default=0)
-        yield (
-            f"{name.decode()} has the strong scheme, but the draft's tags are accepted too, and can be guessed: set"
-            f" accept_draft_until to {today + longest + 1}, when those under way have expired"
-        )
+        lives = 1 + max((key.longest for ring in rings.rings_for(name, today) for key in ring.keys), default=0)
+        until, safe = domain.draft_until, today + lives
+        if until is None:
+            yield (
+                f"{name.decode()} has the strong scheme, but the draft's tags are accepted too, and can be guessed: set"
+                f" accept_draft_until to {safe}, when those under way have expired"
+            )
+        # When the scheme was switched is not known; what was sent before that and is alive is to be let through.
+        elif today + -lives <= until < safe:
+            yield (
+                f"{name.decode()} accepts the draft's tags until {until}, so that bounces to those made after"
+                f" {until + -lives} are lost: set accept_draft_until to {safe}, unless the strong scheme was on by then"
+            )
 
 
 def _exemptions_over(settings: Settings, today: Day) -> Iterator[str]:

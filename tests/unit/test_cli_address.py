@@ -67,6 +67,16 @@ def test_without_a_key_that_signs_nothing_is_signed(batv: Command) -> None:
     assert answer.err.startswith("batv: no key of the default ring signs on 2026-11-23: ")
 
 
+def test_a_day_before_the_first_key_is_told_with_the_day_of_the_first(batv: Command) -> None:
+    """A new key would not help."""
+    answer = batv("sign", "joe@example.com", "--day", "2020-01-01")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == (
+        "batv: no key of the default ring signs on 2020-01-01: one that is made now would not either, name 2026-11-23,"
+        " or a later day\n"
+    )
+
+
 @pytest.mark.parametrize("local", ["joe", '"a b"', "JOE", "=x", "prvs=x", "jörg", "a..b"])
 @pytest.mark.parametrize("placement", ["prefix", "subaddress"])
 def test_what_is_signed_verifies_and_strips_to_what_it_was(batv: Command, local: str, placement: str) -> None:

@@ -146,6 +146,17 @@ def test_a_state_folder_without_room_is_told(batv: Command, monkeypatch: pytest.
     assert findings(batv("doctor", "--no-dns", "--json"), "room")[0][0] == "warning"
 
 
+def test_a_host_that_signs_nothing_is_not_blamed_for_it(batv: Command) -> None:
+    """Its outbound proxy may be another host's."""
+    settings = batv.config.read_text()
+    batv.config.write_text("[inbound]" + settings.partition("[inbound]")[2])
+    state = batv.folder / "var"
+    state.mkdir()
+    (state / "journal.jsonl").touch()
+    found = findings(batv("doctor", "--no-dns", "--json"), "tags")
+    assert found == [("ok", "no genuine bounce lacked a good tag in 7 days")]
+
+
 def test_mail_that_leaves_unsigned_is_told(batv: Command) -> None:
     """A domain that nobody configured: its bounces are not let in, and nobody else looks."""
     state = batv.folder / "var"
@@ -159,6 +170,8 @@ def test_mail_that_leaves_unsigned_is_told(batv: Command) -> None:
     assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [
         ("ok", "mail to 1 recipient was signed in 7 days")
     ]
+    (state / "journal.jsonl").write_text("")
+    assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [("warning", "no mail was signed in 7 days")]
     bounce = record(direction="inbound", verdict="untagged", disposition="discard", forward_path="<joe@example.com>")
     (state / "journal.jsonl").write_text(bounce)
     assert findings(batv("doctor", "--no-dns", "--json"), "tags") == [

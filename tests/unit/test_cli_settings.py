@@ -458,6 +458,24 @@ def test_check_says_until_when_tags_of_the_draft_are_needed(batv: Command) -> No
     assert batv("config", "check", "--json").fields["warnings"] == []
 
 
+@pytest.mark.parametrize(
+    ("until", "made_after"),
+    [("2026-12-03", "2026-11-22"), ("2026-11-23", "2026-11-12"), ("2026-11-12", "2026-11-01"), ("2026-11-11", None)],
+)
+def test_check_warns_where_tags_of_the_draft_end_before_they_expire(
+    batv: Command, until: str, made_after: str | None
+) -> None:
+    """Genuine bounces would be lost for days; when the scheme was switched the site alone knows."""
+    batv("key", "new", "--lifetime", "10")
+    _add(f'[domains."sub.example"]\nscheme = "strong"\naccept_draft_until = {until}\n')(batv)
+    warning = (
+        f"sub.example accepts the draft's tags until {until}, so that bounces to those made after {made_after} are lost:"
+        " set accept_draft_until to 2026-12-04, unless the strong scheme was on by then"
+    )
+    expected = [warning] if made_after is not None else []
+    assert batv("config", "check", "--json").fields["warnings"] == expected
+
+
 def test_check_warns_of_lists_that_are_never_asked(batv: Command) -> None:
     """Behind a server on the same host that does not say who its clients are, all of them have a loopback address."""
     text = batv.config.read_text()

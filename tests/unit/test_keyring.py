@@ -227,6 +227,18 @@ def test_the_signing_key_is_the_one_of_the_day() -> None:
         one.signing_key(D)
 
 
+def test_before_the_first_key_another_day_is_advised_not_another_key() -> None:
+    """Nobody makes a key that signs in the past."""
+    before = D + -5
+    for keys, advice in (
+        ((key(0, 0, 5), key(1, 5)), f"one that is made now would not either, name {D}, or a later day"),
+        ((key(0),), "one that is made now would not either, see 'batv key list'"),
+    ):
+        with pytest.raises(NoSigningKeyError) as caught:
+            ring(*keys).signing_key(before)
+        assert (caught.value.what, caught.value.remedy) == (f"no key of the default ring signs on {before}", advice)
+
+
 @pytest.mark.parametrize(
     ("keys", "gap"),
     [
