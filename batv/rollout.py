@@ -15,6 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from batv.verdict import SEVERITY, Disposition, Verdict
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from batv.day import Day
@@ -188,7 +189,7 @@ def walked(progress: Progress, plan: Plan, day: Day, lifetime: int) -> Progress:
         return progress
     lost = progress.evidence.genuine
     if lost > plan.max_losses:
-        reason = f"{lost} genuine bounce{'s' if lost > 1 else ''} would have been lost in {progress.phase.value}"
+        reason = f"{counted(lost, 'genuine bounce')} would have been lost in {progress.phase.value}"
         if plan.on_loss is OnLoss.STOP and progress.phase is not Phase.OBSERVE:
             return replace(progress, held=True, reason=reason)
         return progress.moved(progress.back(), day, reason)

@@ -15,6 +15,7 @@ import click
 from batv.cli import Site
 from batv.cli.output import json_option, print_json, print_table, remark
 from batv.cli.values import ENDPOINT
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def generate(  # noqa: PLR0913 -- one argument for each option
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{count} messages in {folder}, for {ground.day}")
+        click.echo(f"{counted(count, 'message')} in {folder}, for {ground.day}")
 
 
 @corpus.command(name="import")
@@ -124,7 +125,7 @@ def import_(source: Path, folder: Path, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json({"directory": str(folder), "count": found.messages, "left_out": found.passed_over})
     else:
-        click.echo(f"{found.messages} messages in {folder}")
+        click.echo(f"{counted(found.messages, 'message')} in {folder}")
 
 
 @corpus.command()
@@ -221,7 +222,7 @@ def diff(  # noqa: PLR0913 -- one argument for each option
         key = (change.before.kind, change.before.outcome.value, change.after.outcome.value)
         counts[key] = counts.get(key, 0) + 1
     print_table(("class", str(first), str(second), "recipients"), ((*key, str(count)) for key, count in counts.items()))
-    click.echo(f"{len(found)} of {len(scores[0].fates)} recipients meet something else")
+    click.echo(f"{len(found)} of {counted(len(scores[0].fates), 'recipient')} meet something else")
 
 
 def _read(folder: Path) -> Corpus:
@@ -270,7 +271,7 @@ def _print_score(found: Score, read: Corpus, *, as_json: bool) -> None:
         ),
     )
     click.echo(
-        f"\n{found.messages} messages to {len(found.fates)} recipients in {found.seconds:.1f} s;"
+        f"\n{counted(found.messages, 'message')} to {counted(len(found.fates), 'recipient')} in {found.seconds:.1f} s;"
         f" genuine bounces lost: {found.genuine_lost}; forged delivered: {found.forged_delivered};"
         f" ordinary mail touched: {found.ordinary_touched}"
     )

@@ -27,6 +27,7 @@ from batv.report.journal import JournalReader
 from batv.report.rollout import rollout_report
 from batv.store.clock import TrustStore
 from batv.verdict import FORGED, Disposition
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +80,7 @@ def doctor(  # noqa: PLR0913 -- one argument for each option
         head = ("check", "result", "found", "what to do")
         print_table(head, ((each.check, each.grade.value, clean(each.what), clean(each.remedy)) for each in findings))
         click.echo()
-        click.echo(f"{faults} {'fault' if faults == 1 else 'faults'}, {warnings} to look at")
+        click.echo(f"{counted(faults, 'fault')}, {warnings} to look at")
     ctx.exit(_NO if faults else 0)
 
 

@@ -39,6 +39,7 @@ from batv.store.quarantine import Quarantine
 from batv.store.rollout import RolloutStore
 from batv.tag import tag_and_rest
 from batv.verdict import Disposition
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ def delete(ctx: click.Context, names: Sequence[str], *, older_than: int | None) 
             chosen = [each for each in _all(kept) if Day.at(each.time) < last]
         for message in chosen:
             message.remove()
-    click.echo(f"{len(chosen)} {'message' if len(chosen) == 1 else 'messages'} deleted")
+    click.echo(f"{counted(len(chosen), 'message')} deleted")
 
 
 # What is there.

@@ -17,6 +17,7 @@ from batv.cli.values import NETWORK
 from batv.errors import BatvError, IoError, ReportError
 from batv.observe.event import clean
 from batv.report.rollout import Guess, rollout_report
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -227,9 +228,8 @@ def _print_rollout(result: RolloutReport, top: int) -> None:
         click.echo()
     unsigned = sum(leak.messages for leak in result.leaks.values())
     when = f" from {result.first[:10]} to {result.last[:10]}" if result.records else ""
-    records = f"{result.records} record{'' if result.records == 1 else 's'}"
-    signed = f"{result.signed} recipient{'' if result.signed == 1 else 's'}"
-    click.echo(f"{records}{when}: mail to {signed} signed, to {unsigned} unsigned")
+    signed = counted(result.signed, "recipient")
+    click.echo(f"{counted(result.records, 'record')}{when}: mail to {signed} signed, to {unsigned} unsigned")
 
 
 def _by_number(result: RolloutReport) -> list[Leak]:
@@ -349,9 +349,9 @@ def _print_routes(result: Routes, allowed: Mapping[str, Allowed]) -> None:
         head = ("domain", "server", "messages", "SPF", "DKIM", "until", "allowed by", "what to do")
         print_table(head, (_source_row(source) for source in listed))
         click.echo()
-    told = "report" if result.reports == 1 else "reports"
     click.echo(
-        f"{result.reports} {told}: {_messages(result.of(Kind.ROUTE))} messages by {len(result.of(Kind.ROUTE))} servers"
+        f"{counted(result.reports, 'report')}: {counted(_messages(result.of(Kind.ROUTE)), 'message')} by"
+        f" {counted(len(result.of(Kind.ROUTE)), 'server')}"
         f" that do not pass the outbound proxy, {_messages(result.of(Kind.UNKNOWN))} by servers that may be forwarders;"
         f" {_messages(result.of(Kind.OURS))} by yours; {_messages(result.of(Kind.ELSEWHERE))} whose bounces go"
         f" elsewhere; {result.unauthenticated} not in alignment"

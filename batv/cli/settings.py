@@ -23,6 +23,7 @@ from batv.errors import BatvError, CannotCreateError, ConfigError
 from batv.keyring import DEFAULT_LIFETIME_DAYS, SECRET_OCTETS, Key, KeyRing, Secret
 from batv.store.files import close_folder, make_folder, write_atomically
 from batv.store.rings import RingStore
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -184,8 +185,7 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
         remark(f"warning: {warning}")
     if not found.errors:
         sides = [name for name in ("outbound", "inbound") if getattr(settings, name) is not None]
-        count = len(settings.domains)
-        domains = f"{count} {'domain' if count == 1 else 'domains'}"
+        domains = counted(len(settings.domains), "domain")
         click.echo(f"{path} has no errors: {domains}, {' and '.join(sides)} proxy")
     ctx.exit(found.status)
 

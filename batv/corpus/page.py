@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.corpus.classes import CLASSES
 from batv.corpus.score import COLUMNS
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,10 +52,10 @@ def page(score: Score, title: str, left_out: Mapping[str, str]) -> str:
     verdict = (
         "Every message met what its manifest expects."
         if score.right
-        else f"{len(score.wrong) + len(score.strays)} of {len(score.fates)} recipients met something else."
+        else f"{len(score.wrong) + len(score.strays)} of {counted(len(score.fates), 'recipient')} met something else."
     )
     sums = (
-        f"{score.messages} messages to {len(score.fates)} recipients in {score.seconds:.1f} seconds."
+        f"{counted(score.messages, 'message')} to {counted(len(score.fates), 'recipient')} in {score.seconds:.1f} s."
         f" Genuine bounces lost: {score.genuine_lost}. Forged ones delivered: {score.forged_delivered}."
         f" Ordinary mail touched: {score.ordinary_touched}."
     )

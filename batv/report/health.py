@@ -24,6 +24,7 @@ from batv.net.connection import LoginFault, NextHopFault, TlsFault
 from batv.net.destination import Destination
 from batv.net.dnsbl import asked_about, lists
 from batv.net.resolver import DnsFault
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -152,31 +153,31 @@ def tags(report: RolloutReport, days: int, *, signs: bool) -> Iterator[Finding]:
         (leak for leak in report.leaks.values() if not leak.on_purpose), key=lambda leak: (-leak.messages, leak.reason)
     )
     for leak in leaks[:_LEAKS]:
-        said = f"mail to {_recipients(leak.messages)} left unsigned in {days} days: {leak.reason}"
+        said = f"mail to {counted(leak.messages, 'recipient')} left unsigned in {days} days: {leak.reason}"
         yield Finding("tags", Grade.WARNING, said, remedy)
     for domain in report.domains.values():
         if domain.genuine:
-            told = "1 bounce" if domain.genuine == 1 else f"{domain.genuine} bounces"
             look = "looks" if domain.genuine == 1 else "look"
-            said = f"{told} to {domain.name} {look} genuine and had no good tag, in {days} days"
+            told = f"{counted(domain.genuine, 'bounce')} to {domain.name} {look} genuine"
+            said = f"{told} and had no good tag, in {days} days"
             yield Finding("tags", Grade.WARNING, said, remedy)
     bounces = sum(_bounces(domain) for domain in report.domains.values())
     if signs and not report.signed:
-        came = "a bounce came" if bounces == 1 else f"{bounces} bounces came"
+        came = "a bounce came" if bounces == 1 else f"{counted(bounces, 'bounce')} came"
         said = f"no mail was signed in {days} days" + (f", though {came}" if bounces else "")
         remedy = "let what your users send pass the outbound proxy; if it does so on another host, all is well"
         yield Finding("tags", Grade.WARNING, said, remedy)
     elif not leaks and not any(domain.genuine for domain in report.domains.values()):
-        signed = f"mail to {_recipients(report.signed)} was signed" if signs else "no genuine bounce lacked a good tag"
+        signed = (
+            f"mail to {counted(report.signed, 'recipient')} was signed"
+            if signs
+            else "no genuine bounce lacked a good tag"
+        )
         yield Finding("tags", Grade.OK, f"{signed} in {days} days")
 
 
 def _bounces(domain: Domain) -> int:
     return domain.valid + domain.rescued + domain.genuine + domain.unknown + domain.forged
-
-
-def _recipients(number: int) -> str:
-    return f"{number} recipient{'' if number == 1 else 's'}"
 
 
 def room(folder: Path, quarantine_octets: int) -> Finding:

@@ -227,6 +227,16 @@ def test_the_service_does_not_load_what_only_corpora_need() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=child_environment(), check=False).returncode == 0
 
 
+def test_a_corpus_of_one_message_is_told_in_the_singular(ground: Ground) -> None:
+    """One message of one's own is how a question is looked into."""
+    folder = ground.folder / "corpus"
+    made = ground("generate", "--out", str(folder), "--count", "1")
+    assert made.out.startswith("1 message in ")
+    assert "\n1 message to 1 recipient in " in ground("run", str(folder)).out
+    same = ground("diff", str(folder), str(ground.config), str(ground.config))
+    assert same.out.endswith("0 of 1 recipient meet something else\n")
+
+
 def test_a_rate_is_kept(ground: Ground) -> None:
     """For proxies that others use at the same time."""
     said = ground("run", corpus(ground, count=60), "--rate", "60", "--json")

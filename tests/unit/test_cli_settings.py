@@ -469,8 +469,8 @@ def test_check_warns_where_tags_of_the_draft_end_before_they_expire(
     batv("key", "new", "--lifetime", "10")
     _add(f'[domains."sub.example"]\nscheme = "strong"\naccept_draft_until = {until}\n')(batv)
     warning = (
-        f"sub.example accepts the draft's tags until {until}, so that bounces to those made after {made_after} are lost:"
-        " set accept_draft_until to 2026-12-04, unless the strong scheme was on by then"
+        f"sub.example accepts the draft's tags until {until}, so that bounces to those made after {made_after} are"
+        " lost: set accept_draft_until to 2026-12-04, unless the strong scheme was on by then"
     )
     expected = [warning] if made_after is not None else []
     assert batv("config", "check", "--json").fields["warnings"] == expected
