@@ -422,8 +422,8 @@ def test_a_record_of_what_a_list_decided_shows_what_it_would_get_today(batv: Com
     """Two things decided, and both may have changed since."""
     batv.config.write_text(batv.config.read_text() + LISTS)
     reason = "no tag; z.example lists the client"
-    outcome = replace(OUTCOME, forward_path="<a@marked.example>", disposition=Disposition.QUARANTINE, reason=reason)
-    recorded(batv, replace(RECORD, recipients=(outcome, replace(outcome, reason="no tag"))))
+    outcome = OUTCOME._replace(forward_path="<a@marked.example>", disposition=Disposition.QUARANTINE, reason=reason)
+    recorded(batv, RECORD._replace(recipients=(outcome, outcome._replace(reason="no tag"))))
     listed, unlisted = batv("explain", "--session", "5e55", "--json").fields["records"]
     assert (listed["today_it_would_get"], unlisted["today_it_would_get"]) == ("reject", "mark")
     assert "z.example would have to lack the client" in listed["otherwise"]
