@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import click
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from batv.config import Endpoint
+from batv.config import Endpoint, NextHopSettings
 from batv.demo.maildir import Maildir, deliver, mailbox_folder
 from batv.demo.report import Fate, delivery_report
-from batv.demo.submission import PATIENCE, submit
 from batv.errors import BatvError, PathError, UnavailableError
 from batv.net.connection import NextHopFault
 from batv.net.next_hop import NextHop
 from batv.net.reason import reason
+from batv.net.submission import submit
 from batv.smtp.path import MailArgument, RcptArgument, parse_mail, parse_rcpt
 
 if TYPE_CHECKING:
@@ -46,13 +46,18 @@ if TYPE_CHECKING:
 
     from batv.address import Mailbox
 
-__all__ = ["PRIVATE_NAMES", "READY", "main"]
+__all__ = ["PATIENCE", "PRIVATE_NAMES", "READY", "main"]
 
 PRIVATE_NAMES: Final = ("_create_envelope",)
 """Attributes of aiosmtpd's SMTP that are overridden here though it does not document them."""
 
 READY: Final = "next hop: ready"
 """The line on standard error that says that it listens."""
+
+PATIENCE: Final = NextHopSettings(
+    connect_seconds=5, command_seconds=15, data_seconds=15, message_seconds=30, idle_seconds=1
+)
+"""How long the programs of the tour wait for each other; all are on this host."""
 
 _COMMAND_OCTETS: Final = 4096
 """Parameters of RFC 3461 do not fit into aiosmtpd's 512."""

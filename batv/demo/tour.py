@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from batv.address import Mailbox
 from batv.demo.maildir import Maildir, mailbox_folder
-from batv.demo.submission import PATIENCE, Submission, submit
+from batv.demo.next_hop import PATIENCE
 from batv.net.connection import NextHopFault
 from batv.net.next_hop import NextHop
+from batv.net.submission import Submission, submit
 from batv.signing import sign_with, strip, verify
 from batv.smtp.path import parse_mail
 from batv.tag import put_on, shorten, take_off

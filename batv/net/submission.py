@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batv.config import NextHopSettings
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batv.net.next_hop import NextHop
+    from batv.smtp.origin import Origin
     from batv.smtp.reply import Reply
 
-__all__ = ["PATIENCE", "Submission", "submit"]
-
-PATIENCE: Final = NextHopSettings(
-    connect_seconds=5, command_seconds=15, data_seconds=15, message_seconds=30, idle_seconds=1
-)
-"""How long the programs of the tour wait for each other; all are on this host."""
+__all__ = ["Submission", "submit"]
 
 _START_CONTENT: Final = 354
 
@@ -43,27 +37,37 @@ class Submission:
         return self.message or (self.recipients[-1] if self.recipients else self.sender)
 
 
-async def submit(server: NextHop, sender: bytes, recipients: Sequence[bytes], content: bytes) -> Submission:
+async def submit(
+    server: NextHop,
+    sender: bytes,
+    recipients: Sequence[bytes],
+    content: bytes | None,
+    origin: Origin | None = None,
+) -> Submission:
     """Offer a message.
 
     Args:
         server: who gets it.
         sender: reverse path with its parameters, as they follow `MAIL FROM:`.
         recipients: forward paths with their parameters, as they follow `RCPT TO:`.
-        content: the message, with CRLF at each line's end and the last.
+        content: the message, with CRLF at each line's end and the last; None asks about the recipients alone.
+        origin: whom the server is told that it comes from, where it can be told; None for nobody.
 
     Raises:
         NextHopFault: the server is not there or does not answer.
     """
     seconds = server.settings.command_seconds
-    connection = await server.route().acquire(fresh=True)
+    route = server.route(origin)
+    connection = await route.acquire(fresh=True)
     try:
+        for line in route.prelude(connection, ""):
+            await connection.command(line, seconds)  # who takes no word of us will not let us in for it either
         mail = await connection.command(b"MAIL FROM:" + sender, seconds)
         if not mail.positive:
             connection.close()
             return Submission(mail, (), None)
         replies = [await connection.command(b"RCPT TO:" + recipient, seconds) for recipient in recipients]
-        if not any(reply.positive for reply in replies):
+        if content is None or not any(reply.positive for reply in replies):
             connection.close()
             return Submission(mail, tuple(replies), None)
         reply = await connection.command(b"DATA", server.settings.data_seconds)
