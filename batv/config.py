@@ -25,13 +25,14 @@ from pydantic import (
     model_validator,
 )
 
-from batv.address import DOMAIN
+from batv.address import DOMAIN, Mailbox
 from batv.day import Day
-from batv.errors import ConfigError, DayError
+from batv.errors import AddressError, ConfigError, DayError
 from batv.keyring import MAX_STEP_DAYS
 from batv.mac import Case
 from batv.pattern import Pattern
 from batv.policy import DomainPolicy, Exemption, Exemptions, Policy
+from batv.probe import ProbeSender
 from batv.rollout import OnLoss, Plan
 from batv.signing import Style
 from batv.tag import ForeignForm, Placement, Scheme
@@ -60,6 +61,7 @@ __all__ = [
     "NextHopSettings",
     "NextHopTls",
     "OutboundSettings",
+    "ProbeSettings",
     "RolloutSettings",
     "Settings",
     "SmtpSettings",
@@ -359,6 +361,28 @@ def _local_pattern(value: object) -> str:
         raise _FormError('write what stands before the @ in quotes, as in "postmaster" or "list-*"')
     Pattern.parse_local(value)
     return value
+
+
+def _mailbox(value: object) -> object:
+    if isinstance(value, Mailbox):
+        return value
+    if not isinstance(value, str):
+        raise _FormError('write an address in quotes, as in "nobody@example.org"')
+    try:
+        mailbox = Mailbox.parse(value.encode())
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+    if not mailbox.ascii:
+        raise ValueError("write it in ASCII, the domain as in xn--bcher-kva.example: not every server takes more")
+    return mailbox
+
+
+def _probe_sender(value: object) -> object:
+    if isinstance(value, ProbeSender):
+        return value
+    if not isinstance(value, str):
+        raise _FormError('write an address with a star in quotes, as in "probe+*@example.com"')
+    return ProbeSender.parse(value)
 
 
 def _day(value: object) -> object:
@@ -862,6 +886,40 @@ class RolloutSettings(_Section):
         return Plan(self.observe_days, self.mark_days, self.quarantine_days, self.max_losses, self.on_loss)
 
 
+class ProbeSettings(_Section):
+    """How the whole loop is probed."""
+
+    sender: Annotated[ProbeSender, BeforeValidator(_probe_sender)] | None = Field(
+        None,
+        description="addresses of a domain of yours that nobody else uses, as in `probe+*@example.com`: each probe puts"
+        " another word for the star; all of them must have a mailbox; not set: there are no probes",
+    )
+    recipient: Annotated[Mailbox, BeforeValidator(_mailbox)] | None = Field(
+        None,
+        description="address at another site that does not exist, and whose server takes mail for it and bounces it"
+        " later; ask that site",
+    )
+    via: EndpointField | None = Field(
+        None,
+        description="where probes are handed in; not set: the first address of `[outbound] listen`; a submission server"
+        " that asks for no login is probed along with the rest",
+    )
+    wait_seconds: Seconds = Field(
+        3600, description="seconds that the bounce may take; then the loop is broken; greylisting takes its time"
+    )
+    metrics_file: PathField | None = Field(
+        None, description="file that the metrics go to, for the textfile collector of node_exporter"
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.sender is not None and self.recipient is None:
+            yield "sender", "is of no use without a recipient: set probe.recipient too"
+        if self.recipient is not None and self.sender is None:
+            yield "recipient", "is of no use without a sender: set probe.sender too"
+        if self.via is not None and self.via.lmtp:
+            yield "via", f"{self.via} is LMTP, which is spoken to a mail store: leave lmtp: out"
+
+
 class NextHopSettings(_Section):
     """How long the next hop may take. Each is a little under what a client waits, so that it hears 451, not nothing."""
 
@@ -935,6 +993,7 @@ class Settings(_Section):
     dns: DnsSettings = Field(default_factory=DnsSettings)
     dnsbl: DnsblSettings = Field(default_factory=DnsblSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    probe: ProbeSettings = Field(default_factory=ProbeSettings)
     exemptions: Annotated[tuple[ExemptionSettings, ...], _tables("exemptions")] = ()
 
     @field_validator("domains", mode="before")
@@ -958,8 +1017,13 @@ class Settings(_Section):
                 yield f'domains."{name}".rescue', "there is no ledger to look into: set ledger.enabled"
         if self.guessing.max_failures and not self.state.quarantine_max_mib:
             yield "guessing.max_failures", "the quarantine keeps nothing: give state.quarantine_max_mib some room"
+        policy = self.policy
+        sender, recipient = self.probe.sender, self.probe.recipient
+        if sender is not None and policy.for_domain(sender.domain) is None:
+            yield "probe.sender", f"{sender} is of no domain of yours: name an address of one that is signed"
+        if recipient is not None and policy.for_domain(recipient.domain) is not None:
+            yield "probe.recipient", f"{recipient} is of a domain of yours: name an address at another site"
         if self.outbound is not None:
-            policy = self.policy
             for number, certificate in enumerate(self.outbound.client_certificates):
                 for name in sorted(certificate.domains):
                     if policy.for_domain(name.encode()) is None:
@@ -1033,6 +1097,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "dns": DnsSettings,
     "dnsbl": DnsblSettings,
     "rollout": RolloutSettings,
+    "probe": ProbeSettings,
 }
 """The options of each table; `domains` has one table for each domain."""
 
@@ -1108,6 +1173,10 @@ def _anchored(settings: Settings, base: str) -> Settings:
         "keys": _with_paths(settings.keys, ("directory", "master_key_file"), absolute),
         "state": _with_paths(settings.state, ("directory",), absolute),
     }
+    probe = _with_paths(settings.probe, ("metrics_file",), absolute)
+    if settings.probe.via is not None:
+        probe = probe.model_copy(update={"via": _anchored_endpoint(settings.probe.via, absolute)})
+    changes["probe"] = probe
     for name in ("outbound", "inbound"):
         side = getattr(settings, name)
         if side is None:

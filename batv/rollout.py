@@ -3,7 +3,8 @@
 A domain begins by looking on. Mail that was sent before it signed carries no tag, and neither does mail by a route that
 does not pass the outbound proxy: what such mail brings back must not be withheld. So a step is taken only when its days
 are over and nothing genuine would have been lost meanwhile, and no bounce is withheld before whatever was sent
-untagged has had its time to come back.
+untagged has had its time to come back. And a loop that a probe has found broken withholds nothing: genuine bounces come
+by it without a good tag, or not at all.
 
 Source: draft-levine-smtp-batv-01 section 6 (deployment).
 """
@@ -20,7 +21,7 @@ from batv.wording import counted
 if TYPE_CHECKING:
     from batv.day import Day
 
-__all__ = ["Evidence", "OnLoss", "Phase", "Plan", "Progress", "capped", "classed", "walked"]
+__all__ = ["Evidence", "OnLoss", "Phase", "Plan", "Progress", "capped", "classed", "probed", "walked"]
 
 
 class Phase(Enum):
@@ -136,6 +137,8 @@ class Progress:
         held: whether it goes no further by itself.
         evidence: what has come in since the phase began.
         reason: one clause that says why it is where it is.
+        probe: when the last probe ended that was heard of, POSIX seconds; 0 if none was.
+        broken: whether that one found the loop broken.
     """
 
     phase: Phase
@@ -144,6 +147,8 @@ class Progress:
     held: bool = False
     evidence: Evidence = Evidence()
     reason: str = "begins"
+    probe: float = 0.0
+    broken: bool = False
 
     def moved(self, phase: Phase, day: Day, reason: str) -> Progress:
         """Return where it stands after a move; the phase begins anew even where it is the same."""
@@ -170,10 +175,30 @@ class Progress:
         over = self.since + days
         if not self.forward().withholds:
             return over
-        if self.first_signed is None:
+        if self.first_signed is None or self.broken:
             return None
         safe = self.first_signed + lifetime + 1
         return max(over, safe)
+
+
+def probed(progress: Progress, day: Day, ended: float, fault: str) -> Progress:
+    """Return where a domain stands once a probe of its loop has ended.
+
+    Of a broken loop the domain marks, and goes no further by itself until a probe has found the loop whole. Each probe
+    is heard once: what the administrator says after it stands.
+
+    Args:
+        progress: where it stood.
+        day: today.
+        ended: when the probe ended, POSIX seconds.
+        fault: why the loop is broken, as a clause; empty if it is not.
+    """
+    if ended == progress.probe:
+        return progress
+    heard = replace(progress, probe=ended, broken=bool(fault))
+    if fault and progress.phase.withholds and not progress.held:
+        return heard.moved(Phase.MARK, day, f"a probe found the loop broken: {fault}")
+    return heard
 
 
 def walked(progress: Progress, plan: Plan, day: Day, lifetime: int) -> Progress:

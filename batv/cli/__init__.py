@@ -55,6 +55,7 @@ _COMMANDS: Final = {
     "config": ("batv.cli.settings:config", "Check and show the settings."),
     "rollout": ("batv.cli.rollout:rollout", "Show and move how far domains have been switched on."),
     "doctor": ("batv.cli.doctor:doctor", "Look whether the site is wired as it must be, and say what to do."),
+    "probe": ("batv.cli.probe:probe", "Look whether a bounce comes home, all the way round."),
     "quarantine": ("batv.cli.quarantine:quarantine", "Look into the quarantine, and let out what is genuine."),
     "report": ("batv.cli.report:report", "Find out what to do before bounces are withheld."),
     "corpus": ("batv.cli.corpus:corpus", "Generate labelled bounces and replay them."),

@@ -26,6 +26,7 @@ from batv.report.health import Finding, Grade
 from batv.report.journal import JournalReader
 from batv.report.rollout import rollout_report
 from batv.store.clock import TrustStore
+from batv.store.probe import ProbeStore
 from batv.verdict import FORGED, Disposition
 from batv.wording import counted
 
@@ -59,13 +60,14 @@ def doctor(  # noqa: PLR0913 -- one argument for each option
     no_dns: bool,
     as_json: bool,
 ) -> None:
-    """Look whether the site is wired as it must be: settings, keys, clock, room, journal, next hops, MX, lists.
+    """Look at settings, keys, clock, room, journal, probes, next hops, MX and lists: is the site wired as it must be?
 
     Nothing is changed, and no mail is sent. Exit status 1 if something is wrong.
     """
     site = ctx.ensure_object(Site)
     settings = site.settings()
     findings = [*_settings(site, settings), *_keys(site, settings), _room(settings), *_tags(site, settings)]
+    findings.append(_probe(site, settings))
 
     async def ask() -> None:
         findings.extend(await _next_hops(settings))
@@ -133,11 +135,21 @@ def _tags(site: Site, settings: Settings) -> Iterator[Finding]:
         yield Finding("tags", Grade.LEFT_OUT, f"there is no {reader.paths[0]} yet")
         return
     try:
-        found = rollout_report(reader, settings.policy, (site.today() + -_TOLD_DAYS).iso())
+        since = (site.today() + -_TOLD_DAYS).iso()
+        found = rollout_report(reader, settings.policy, since, settings.probe.sender)
     except BatvError as error:
         yield Finding("tags", Grade.WARNING, error.what, error.remedy)
     else:
         yield from health.tags(found, _TOLD_DAYS, signs=settings.outbound is not None)
+
+
+def _probe(site: Site, settings: Settings) -> Finding:
+    if settings.probe.sender is None:
+        return Finding("probe", Grade.LEFT_OUT, "probe.sender is not set: nobody knows whether bounces come home")
+    try:
+        return health.probe(ProbeStore(Path(settings.state.directory)).read().outcome, site.today())
+    except BatvError as error:
+        return Finding("probe", Grade.FAULT, error.what, error.remedy)
 
 
 async def _next_hops(settings: Settings) -> list[Finding]:

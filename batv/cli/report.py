@@ -124,7 +124,7 @@ def rollout(ctx: click.Context, *, journals: tuple[Path, ...], days: int, top: i
     reader = JournalReader(journals or rotated(journal))
     if not reader.paths:
         raise IoError(f"there is no {journal}", "let mail pass the proxies first, or name a journal")
-    result = rollout_report(reader, settings.policy, (site.today() + -days).iso())
+    result = rollout_report(reader, settings.policy, (site.today() + -days).iso(), settings.probe.sender)
     if reader.damaged:
         remark(f"{reader.damaged} lines that are no records are passed over")
     if as_json:

@@ -54,6 +54,7 @@ def status(site: Site, *, as_json: bool) -> None:
                 "unknown": evidence.unknown,
                 "forged": evidence.forged,
                 "reason": progress.reason,
+                "broken": progress.broken,
             }
         )
     if as_json:
@@ -131,6 +132,8 @@ def _lifetime(site: Site, settings: Settings, domain: str) -> int:
 
 def _cells(row: Mapping[str, object]) -> tuple[str, ...]:
     following = f"{row['next']} from {row['next_from']}" if row["next_from"] else "held" if row["held"] else "-"
+    if row["broken"] and not row["held"]:
+        following = "when a probe finds the loop whole"
     return (
         str(row["domain"]),
         str(row["phase"]),

@@ -2,6 +2,8 @@
 
 What is counted goes to the file of the rollout now and then, where all processes and all commands meet. A file that
 cannot be read or written leaves every domain where it is: nothing is withheld because something is broken.
+
+What a probe of the loop sent, and what it brought back, is no evidence; how it ended is heard of by a file of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batv.observe.event import Direction, TransactionEnded
-from batv.rollout import Evidence, Phase, Progress, capped, classed, walked
+from batv.probe import Loop
+from batv.rollout import Evidence, Phase, Progress, capped, classed, probed, walked
+from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
 from batv.verdict import Verdict
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from batv.day import Day
     from batv.observe.event import Event
     from batv.policy import Policy
+    from batv.probe import Outcome
 
 __all__ = ["Counted", "Rollout"]
 
@@ -49,9 +54,11 @@ class Rollout:
         self._names = settings.automatic
         self._policy = settings.policy
         self._store = RolloutStore(Path(settings.state.directory))
+        self._prober = settings.probe.sender
+        self._probes = ProbeStore(Path(settings.state.directory))
         self._seen: dict[str, Evidence] = {}
         self._signed: set[str] = set()
-        self._fingerprint: tuple[int, ...] | None = None
+        self._fingerprint: tuple[object, ...] | None = None
         self.progress: dict[str, Progress] = {}
 
     @property
@@ -70,13 +77,13 @@ class Rollout:
         if not isinstance(event, TransactionEnded):
             return
         if event.direction is Direction.OUTBOUND:
-            name = self._name(event.reverse_path)
+            name = self._evidence_for(event.reverse_path)
             signed = any(outcome.verdict is Verdict.SIGNED for outcome in event.recipients)
             if name is not None and signed and self._never_signed(name):
                 self._signed.add(name)
         elif event.null_sender:
             for outcome in event.recipients:
-                name = self._name(outcome.forward_path)
+                name = self._evidence_for(outcome.forward_path)
                 if name is not None:
                     self._count(name, outcome.verdict)
 
@@ -111,13 +118,17 @@ class Rollout:
                 if name in counted.signed and progress.first_signed is None:
                     progress = replace(progress, first_signed=day)
                 progress = replace(progress, evidence=progress.evidence + counted.seen.get(name, Evidence()))
+                progress = self._probed(name, progress, outcome, day)
                 after[name] = walked(progress, self._plan, day, lifetime(name))
             return after
 
         names = set(self._names.values())
         before = self.progress
+        # What is written after this look at it is seen at the next one.
+        probes = self._probes.fingerprint()
+        outcome = self._probes.read().outcome if self._prober is not None else None
         found = self._store.change(changed)
-        self._fingerprint = self._store.fingerprint()
+        self._fingerprint = (self._store.fingerprint(), probes)
         self.progress = {name: found[name] for name in names}
         return [
             (name, each)
@@ -127,8 +138,8 @@ class Rollout:
 
     @property
     def stale(self) -> bool:
-        """Whether somebody else has changed the file since it was last looked at."""
-        return bool(self._names) and self._store.fingerprint() != self._fingerprint
+        """Whether somebody else has changed the file, or a probe has ended, since it was last looked at."""
+        return bool(self._names) and (self._store.fingerprint(), self._probes.fingerprint()) != self._fingerprint
 
     def applied(self, policy: Policy) -> Policy:
         """Return what is wanted for all domains as far as they have come; those of which nothing is known look on."""
@@ -141,6 +152,13 @@ class Rollout:
             domains[spelling] = domains[spelling].limited(partial(capped, phase=phase))
         return replace(policy, domains=domains)
 
+    def _probed(self, name: str, progress: Progress, outcome: Outcome | None, day: Day) -> Progress:
+        if self._prober is None:
+            return replace(progress, broken=False)  # nobody would ever find the loop whole again
+        if outcome is None or outcome.loop is Loop.INCONCLUSIVE or self._name(outcome.sender) != name:
+            return progress
+        return probed(progress, day, outcome.ended, outcome.reason if outcome.loop is Loop.BROKEN else "")
+
     def _count(self, name: str, verdict: Verdict) -> None:
         domain = self._policy.for_domain(name.encode())
         if domain is None:
@@ -149,10 +167,17 @@ class Rollout:
         if evidence is not None:
             self._seen[name] = self._seen.get(name, Evidence()) + evidence
 
+    def _evidence_for(self, path: str) -> str | None:
+        """Return the name of the domain for which mail of a path, or a bounce to it, is evidence; None if for none."""
+        if self._prober is not None and self._prober.word_in(path) is not None:
+            return None
+        return self._name(path)
+
     def _never_signed(self, name: str) -> bool:
         progress = self.progress.get(name)
         return progress is None or progress.first_signed is None
 
     def _name(self, path: str) -> str | None:
+        """Return the name of the domain of a path in the settings, if it is switched on step by step."""
         found = self._policy.name_for(path.rpartition("@")[2].rstrip(">").encode())
         return self._names.get(found) if found is not None else None

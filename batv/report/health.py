@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batv.clock import ClockJudge, newest_day
+from batv.day import Day
 from batv.errors import NoSigningKeyError
 from batv.net.connection import LoginFault, NextHopFault, TlsFault
 from batv.net.destination import Destination
 from batv.net.dnsbl import asked_about, lists
 from batv.net.resolver import DnsFault
+from batv.probe import Loop
 from batv.wording import counted
 
 if TYPE_CHECKING:
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
 
     from batv.clock import Reading, Trust
     from batv.config import Endpoint, NextHopSettings
-    from batv.day import Day
     from batv.keyring import KeyRing, KeyRings
     from batv.net.destination import Link
     from batv.net.resolver import Resolver
+    from batv.probe import Outcome
     from batv.report.rollout import Domain, RolloutReport
 
-__all__ = ["Finding", "Grade", "clock", "exchangers", "keys", "listings", "next_hops", "room", "tags"]
+__all__ = ["Finding", "Grade", "clock", "exchangers", "keys", "listings", "next_hops", "probe", "room", "tags"]
 
 _HOP_SECONDS: Final = 5.0
 _OLD_DAYS: Final = 365
@@ -54,6 +56,9 @@ _LEAKS: Final = 5
 _LITTLE_OCTETS: Final = 1 << 30
 _NONE_OCTETS: Final = 16 << 20
 _FEW_FILES: Final = 1000
+_OLD_PROBE_DAYS: Final = 2
+"""Probes are made once a day."""
+
 _TEST_ENTRY: Final = IPv4Address("127.0.0.2")
 """Which every list has. Source: RFC 5782 section 5."""
 
@@ -202,6 +207,26 @@ def room(folder: Path, quarantine_octets: int) -> Finding:
             "room", Grade.WARNING, what, f"make room, the quarantine alone may take {quarantine_octets >> 20} MiB"
         )
     return Finding("room", Grade.OK, what)
+
+
+def probe(outcome: Outcome | None, today: Day) -> Finding:
+    """Return how the last probe of the loop ended, and whether it was lately.
+
+    Args:
+        outcome: how it ended; None where there was none.
+        today: the day.
+    """
+    if outcome is None:
+        return Finding("probe", Grade.WARNING, "the loop was never probed", "run 'batv probe', or start its timer")
+    day = Day.at(outcome.ended)
+    said = f"the probe of {day}: {outcome.loop.value}: {outcome.reason}"
+    if outcome.loop in {Loop.BROKEN, Loop.MISJUDGED}:
+        return Finding("probe", Grade.FAULT, said, "mend that, and run 'batv probe' again")
+    if today - day > _OLD_PROBE_DAYS:
+        return Finding("probe", Grade.WARNING, f"the last probe was on {day}", "look why its timer does not run")
+    if outcome.loop is Loop.INCONCLUSIVE:
+        return Finding("probe", Grade.WARNING, said, "mend that, or wait for the next one")
+    return Finding("probe", Grade.OK, said)
 
 
 async def next_hops(

@@ -1,4 +1,4 @@
-"""Reads the journal back: the records of `journal.jsonl` and of the files that it was rotated into.
+"""Reads the journal back: the records of `journal.jsonl` and of the files that it was rotated into, or those to come.
 
 A line that does not parse is none (see `batv.store.journal`), and is counted.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,8 +17,9 @@ from batv.errors import IoError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import BinaryIO, Self
 
-__all__ = ["JournalReader", "rotated"]
+__all__ = ["JournalFollower", "JournalReader", "rotated"]
 
 _MAX_LINE: Final = 65_536
 """Octets of a line; a record has a few hundred."""
@@ -59,6 +61,74 @@ class JournalReader:
             except (OSError, EOFError, zlib.error) as error:
                 said = (error.strerror if isinstance(error, OSError) else None) or "it is damaged"
                 raise IoError(f"cannot read {path}: {said}", "name another journal") from error
+
+
+class JournalFollower:
+    """Yields the records that are written from its making on, also those in files that are begun meanwhile.
+
+    Args:
+        path: the journal; it need not be there yet.
+
+    Raises:
+        IoError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: dict[tuple[int, int], _Followed] = {}
+        self._look()
+        for each in self._files.values():
+            each.file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> Self:
+        """Follow the journal until the context ends."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        for each in self._files.values():
+            each.file.close()
+
+    def records(self) -> list[Mapping[str, object]]:
+        """Return the records that are new since the last time.
+
+        Raises:
+            IoError: they cannot be read.
+        """
+        self._look()
+        try:
+            # A file that was renamed too: whoever has it open writes to it until it hears of that.
+            return [record for each in self._files.values() for record in each.records()]
+        except OSError as error:
+            raise IoError(f"cannot read {self._path}: {error.strerror}", "mend the file system") from error
+
+    def _look(self) -> None:
+        try:
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) in self._files:
+                return
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise IoError(f"cannot read {self._path}: {error.strerror}", "run this as a user who may") from error
+        opened = os.fstat(file.fileno())
+        self._files[opened.st_dev, opened.st_ino] = _Followed(file)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A file of the journal, and the line that is not whole yet."""
+
+    file: BinaryIO
+    begun: bytes = b""
+
+    def records(self) -> Iterator[Mapping[str, object]]:
+        *lines, self.begun = (self.begun + self.file.read()).split(b"\n")
+        for line in lines:
+            record = _record(line)
+            if record is not None:
+                yield record
 
 
 def _record(line: bytes) -> Mapping[str, object] | None:

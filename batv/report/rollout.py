@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from batv.policy import Policy
+    from batv.probe import ProbeSender
 
 __all__ = ["Address", "Domain", "Guess", "Leak", "RolloutReport", "rollout_report"]
 
@@ -142,18 +143,23 @@ class RolloutReport:
         return sorted(found, key=lambda each: (-each.bounces, each.path))
 
 
-def rollout_report(records: Iterable[Mapping[str, object]], policy: Policy, since: str = "") -> RolloutReport:
+def rollout_report(
+    records: Iterable[Mapping[str, object]], policy: Policy, since: str = "", prober: ProbeSender | None = None
+) -> RolloutReport:
     """Return what records of the journal tell.
 
     Args:
         records: the records, the oldest first.
         policy: which domains are ours.
         since: time before which records say only what was sent, as in the journal; empty: none does.
+        prober: addresses from which probes are sent: neither these nor their bounces are told of.
     """
     report = RolloutReport()
     signed: set[str] = set()
     unsigned: set[str] = set()
     for record in records:
+        if prober is not None and _of_probe(record, prober):
+            continue
         told = _text(record, "time") >= since
         if told:
             report.records += 1
@@ -171,6 +177,11 @@ def rollout_report(records: Iterable[Mapping[str, object]], policy: Policy, sinc
         elif told:
             _bounce(report, record, policy, signed, unsigned)
     return report
+
+
+def _of_probe(record: Mapping[str, object], prober: ProbeSender) -> bool:
+    path = "reverse_path" if record.get("direction") == "outbound" else "forward_path"
+    return prober.word_in(_text(record, path)) is not None
 
 
 def _leak(report: RolloutReport, record: Mapping[str, object]) -> None:

@@ -78,6 +78,8 @@ def _fields(progress: Progress) -> dict[str, object]:
         "unknown": evidence.unknown,
         "forged": evidence.forged,
         "reason": progress.reason,
+        "probe": progress.probe,
+        "broken": progress.broken,
     }
 
 
@@ -90,4 +92,7 @@ def _progress(fields: Mapping[str, object]) -> Progress:
         held=bool(fields["held"]),
         evidence=Evidence(*(int(str(fields[name])) for name in ("genuine", "unknown", "forged"))),
         reason=str(fields["reason"]),
+        # Files that were written before there were probes have none.
+        probe=float(str(fields.get("probe", 0.0))),
+        broken=bool(fields.get("broken", False)),
     )
