@@ -107,6 +107,8 @@ class ProbeSender:
             raise ValueError(
                 "write one star in the local part, as in probe+*@example.com: it is another word each time"
             )
+        if not mailbox.ascii:
+            raise ValueError("write it in ASCII, the domain as in xn--bcher-kva.example: not every server takes more")
         return cls(mailbox.local, mailbox.domain)
 
     def __str__(self) -> str:

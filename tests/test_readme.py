@@ -21,6 +21,7 @@ import pytest
 from batv import errors
 from batv.cli import batv as command_line
 from batv.config import DomainSettings, Settings
+from batv.probe import METRICS, Loop
 from batv.store.journal import JOURNAL_FIELDS
 from batv.verdict import STATUS_BY_VERDICT, Disposition, Verdict
 from tests.support.relay import merged
@@ -33,7 +34,7 @@ _SETTINGS: Final = re.findall(
     "\n".join((_ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "scripts/mta/README.md")),
     re.MULTILINE | re.DOTALL,
 )
-_UNIT: Final = _ROOT / "scripts/deploy/batv.service"
+_UNITS: Final = _ROOT / "scripts/deploy"
 _MOVED: Final = re.compile(r"(?:/opt/batv|/usr/local/bin|/etc/(?:batv|systemd|logrotate\.d)|/var/lib/batv)\b")
 """What commands of the README write to; in tests it lies below another root."""
 
@@ -139,20 +140,28 @@ def test_the_settings_that_are_shown_are_taken(block: str) -> None:
     Settings.model_validate(merged(begun, tomllib.loads(block)))
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    """A misspelt option of hardening would be passed over with no more than a warning."""
-    text = _UNIT.read_text()
+@pytest.mark.parametrize("name", ["batv.service", "batv-probe.service"])
+def test_a_unit_runs_as_the_user_and_in_the_folders_of_the_readme(name: str) -> None:
+    """A probe that could not read what the service writes would find nothing."""
     # Options may stand more than once, which configparser does not like.
     parsed = configparser.RawConfigParser(strict=False)
-    parsed.read_string(text)
+    parsed.read_string((_UNITS / name).read_text())
     assert parsed["Service"]["User"] == "batv"
     assert parsed["Service"]["StateDirectory"] == parsed["Service"]["ConfigurationDirectory"] == "batv"
-    # Where systemd is not installed, nothing here would run the unit either.
+
+
+def test_the_units_are_some_that_systemd_takes(tmp_path: Path) -> None:
+    """A misspelt option of hardening would be passed over with no more than a warning."""
+    names = sorted(path.name for path in _UNITS.glob("batv*.*"))
+    assert names == ["batv-probe.service", "batv-probe.timer", "batv.service"]
+    # Where systemd is not installed, nothing here would run the units either.
     if shutil.which("systemd-analyze"):
-        unit = tmp_path / "batv.service"
-        unit.write_text(text.replace("/opt/batv/bin/batv", str(Path(sys.executable).with_name("batv"))))
+        for name in names:
+            text = (_UNITS / name).read_text()
+            unit = tmp_path / name
+            unit.write_text(text.replace("/opt/batv/bin/batv", str(Path(sys.executable).with_name("batv"))))
         done = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", unit],  # noqa: S607 -- the system's own
+            ["systemd-analyze", "verify", "--man=no", *(tmp_path / name for name in names)],  # noqa: S607 -- the system's own
             capture_output=True,
             text=True,
             check=False,
@@ -204,6 +213,21 @@ def test_the_fields_of_the_journal_are_those_of_the_table() -> None:
     table = _README.partition("| field | is |\n")[2].partition("\n\n")[0]
     named = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])]
     assert sorted(named) == sorted(JOURNAL_FIELDS)
+
+
+def test_the_metrics_are_those_of_the_table() -> None:
+    """Alarms are made of them."""
+    table = _README.partition("| metric | is |\n")[2].partition("\n\n")[0]
+    named = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE))
+    assert list(named) == list(METRICS)
+    for name, about in named.items():
+        assert METRICS[name].removesuffix(".").lower().startswith(about.lower()), name
+
+
+def test_every_result_of_a_probe_is_explained() -> None:
+    """An administrator meets these words, and scripts act on the exit status beside them."""
+    table = _README.partition("| result | means | exit status |\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [loop.value for loop in Loop]
 
 
 def test_every_exit_status_is_listed() -> None:

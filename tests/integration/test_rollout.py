@@ -9,10 +9,12 @@ import pytest
 
 from batv.day import SECONDS_A_DAY
 from batv.observe.event import Direction, Notice
+from batv.probe import Loop, Outcome
 from batv.rollout import Evidence, Phase, Progress
+from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
 from tests.support.next_hop import RecordingNextHop
-from tests.support.relay import FIXED_DAY, World, badly_tagged, noon, running, signed
+from tests.support.relay import FIXED_DAY, World, badly_tagged, expired, noon, running, signed
 from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ JOE: Final = b"joe@example.com"
 AUTO: Final[dict[str, Any]] = {
     "domains": {DOMAIN: {"rollout": "auto", "on_forged": "discard"}},
     "rollout": {"observe_days": 2, "mark_days": 2, "quarantine_days": 2},
+}
+PROBED: Final[dict[str, Any]] = {
+    **AUTO,
+    "probe": {"sender": "probe+*@example.com", "recipient": "nobody@remote.example"},
 }
 MESSAGE: Final = b"Subject: Undelivered\r\n\r\nnobody there\r\n"
 
@@ -154,6 +160,72 @@ def test_a_word_of_the_administrator_is_heard(next_hop: RecordingNextHop, tmp_pa
             assert dict(said[-1].fields) == {"domain": DOMAIN, "phase": "enforce", "reason": "moved by hand"}
 
     asyncio.run(test())
+
+
+def test_a_broken_loop_withholds_nothing_from_then_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Back to marking at once, no further while it is broken, and on again when a probe has found it whole."""
+
+    async def test() -> list[str]:
+        days = Days()
+        state = tmp_path / "var"
+        state.mkdir()
+        probes = ProbeStore(state)
+        RolloutStore(state).change(lambda _: {DOMAIN: Progress(Phase.ENFORCE, FIXED_DAY, FIXED_DAY + -9)})
+        phases: list[str] = []
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), PROBED, World(clock=days.now)) as relay:
+            for passed, loop in enumerate(
+                (Loop.WORKS, Loop.MISJUDGED, Loop.BROKEN, Loop.BROKEN, Loop.INCONCLUSIVE, Loop.INCONCLUSIVE, Loop.WORKS)
+            ):
+                days.passed = passed
+                probes.end(Outcome(loop, "as it is", "probe+0a1b@example.com", days.now()))
+                relay.service.look_at_rollout()
+                phases.append(RolloutStore(state).read()[DOMAIN].phase.value)
+                next_hop.forget()
+                assert await send(relay, b"", JOE) == 250
+                assert bool(next_hop.messages) is (phases[-1] == "mark")
+        said = [event.fields for event in relay.events if isinstance(event, Notice) and event.what == "rollout"]
+        assert [each["phase"] for each in said] == ["enforce", "mark", "quarantine"]
+        assert said[1]["reason"] == "a probe found the loop broken: as it is"
+        return phases
+
+    assert asyncio.run(test()) == ["enforce", "enforce", "mark", "mark", "mark", "mark", "quarantine"]
+
+
+def test_what_probes_send_and_what_comes_back_is_no_evidence(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Their own bounces without a tag are no backscatter, a late one is no loss, and no user's mail is signed yet."""
+    probe = b"probe+0a1b@example.com"
+
+    async def test() -> None:
+        for direction in (Direction.OUTBOUND, Direction.INBOUND):
+            folder = tmp_path / str(direction)
+            folder.mkdir()
+            changes = {**PROBED, "state": {"directory": str(tmp_path / "var")}}
+            async with running(folder, direction, port(next_hop), changes) as relay:
+                if direction is Direction.OUTBOUND:
+                    assert await send(relay, probe, b"nobody@remote.example") == 250
+                for recipient in (probe, badly_tagged(probe), expired(probe), signed(probe)):
+                    if direction is Direction.INBOUND:
+                        assert await send(relay, b"", recipient) == 250
+
+    asyncio.run(test())
+    progress = RolloutStore(tmp_path / "var").read()[DOMAIN]
+    assert (progress.evidence, progress.first_signed, progress.phase) == (Evidence(), None, Phase.OBSERVE)
+
+
+def test_without_probes_none_keeps_a_domain_from_going_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Whoever takes [probe] out of the settings could never mend a loop that the last one found broken."""
+    state = tmp_path / "var"
+    state.mkdir()
+    ProbeStore(state).end(Outcome(Loop.BROKEN, "lost", "probe+0a1b@example.com", noon()))
+    broken = Progress(Phase.MARK, FIXED_DAY + -2, FIXED_DAY + -9, probe=noon(), broken=True)
+    RolloutStore(state).change(lambda _: {DOMAIN: broken})
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO):
+            pass
+
+    asyncio.run(test())
+    assert RolloutStore(state).read()[DOMAIN].phase is Phase.QUARANTINE
 
 
 def test_a_damaged_file_withholds_nothing(next_hop: RecordingNextHop, tmp_path: Path) -> None:

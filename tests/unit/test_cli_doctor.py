@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import pytest
 
+from batv.probe import Loop, Outcome
 from batv.report import health
+from batv.store.probe import ProbeStore
 from tests.support.command import TODAY, Answer, Command
 from tests.support.dns import dns_server, misbehaving, silent
 from tests.support.mta import free_ports
@@ -65,6 +67,7 @@ def test_a_site_that_is_right_hears_so(batv: Command) -> None:
         "clock": "ok",
         "room": "ok",
         "tags": "left out",
+        "probe": "left out",
         "next hop": "ok",
         "MX": "left out",
         "lists": "left out",
@@ -345,3 +348,42 @@ def test_no_list_is_asked_that_nobody_named(batv: Command, tmp_path: Path) -> No
         answer = batv("doctor", "--inbound", "11.0.0.9", "--outbound", "11.0.0.1", "--json")
         assert findings(answer, "lists")[0][0] == "left out"
         assert server.questions("2.0.0.127.bl.example") == 0
+
+
+_NOON: Final = TODAY.number * 86_400 + 43_200.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "grade", "said"),
+    [
+        (None, "warning", "the loop was never probed"),
+        ((Loop.WORKS, 0), "ok", f"the probe of {TODAY}: works: because"),
+        ((Loop.WORKS, 3), "warning", f"the last probe was on {TODAY + -3}"),
+        ((Loop.INCONCLUSIVE, 0), "warning", f"the probe of {TODAY}: inconclusive: because"),
+        ((Loop.MISJUDGED, 0), "fault", f"the probe of {TODAY}: misjudged: because"),
+        ((Loop.BROKEN, 9), "fault", f"the probe of {TODAY + -9}: broken: because"),
+    ],
+)
+def test_how_the_last_probe_ended_is_told(
+    batv: Command, outcome: tuple[Loop, int] | None, grade: str, said: str
+) -> None:
+    """A loop that is broken, and a timer that does not run, are found by whoever looks over the site."""
+    probe = '[probe]\nsender = "probe+*@example.com"\nrecipient = "nobody@remote.example"\n'
+    batv.config.write_text(f"{batv.config.read_text()}\n{probe}")
+    (batv.folder / "var").mkdir(mode=0o700)
+    if outcome is not None:
+        loop, days_ago = outcome
+        ended = Outcome(loop, "because", "probe+00@example.com", _NOON - days_ago * 86_400)
+        ProbeStore(batv.folder / "var").end(ended)
+    answer = batv("doctor", "--no-dns", "--json")
+    assert findings(answer, "probe") == [(grade, said)]
+    assert answer.status == (1 if grade == "fault" else 0)
+
+
+def test_a_file_of_probes_that_is_damaged_is_told(batv: Command) -> None:
+    """Nothing would be known of the loop, and no domain would move."""
+    probe = '[probe]\nsender = "probe+*@example.com"\nrecipient = "nobody@remote.example"\n'
+    batv.config.write_text(f"{batv.config.read_text()}\n{probe}")
+    (batv.folder / "var").mkdir(mode=0o700)
+    (batv.folder / "var/probe.json").write_text("{")
+    assert [grade for grade, _ in findings(batv("doctor", "--no-dns", "--json"), "probe")] == ["fault"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batv.rollout import Evidence, Phase, Progress
+from batv.rollout import Evidence, Phase, Progress, probed
 from batv.store.rollout import RolloutStore
 from tests.support.command import TODAY, Command
 
@@ -43,6 +43,17 @@ def test_the_status_shows_where_a_domain_stands_and_why(batv: Command) -> None:
     assert (row["genuine"], row["unknown"], row["forged"]) == (0, 12, 40)
     shown = batv("rollout", "status").out
     assert f"quarantine from {(TODAY + 4).iso()}" in shown
+
+
+def test_the_status_says_that_a_broken_loop_keeps_a_domain_where_it_is(batv: Command) -> None:
+    """Days do not help then: the loop has to be mended."""
+    store(batv).change(lambda found: {"example.com": probed(found["example.com"], TODAY, 1.0, "none came home")})
+    store(batv).change(lambda found: {"example.com": found["example.com"].moved(Phase.ENFORCE, TODAY, "by hand")})
+    store(batv).change(lambda found: {"example.com": probed(found["example.com"], TODAY, 2.0, "none came home")})
+    (row,) = batv("rollout", "status", "--json").fields["domains"]
+    assert (row["phase"], row["broken"], row["next_from"]) == ("mark", True, None)
+    assert row["reason"] == "a probe found the loop broken: none came home"
+    assert "when a probe finds the loop whole" in batv("rollout", "status").out
 
 
 def test_a_domain_whose_service_has_not_run_looks_on(batv: Command) -> None:

@@ -224,3 +224,18 @@ def test_a_site_without_a_journal_is_told_what_to_do(batv: Command) -> None:
     answer = batv("report", "rollout")
     assert (answer.status, answer.out) == (74, "")
     assert "let mail pass the proxies first" in answer.err
+
+
+def test_probes_and_their_bounces_are_told_of_nowhere(batv: Command) -> None:
+    """They come every day whatever users do: a site that signs nothing else would seem to sign."""
+    probe = '[probe]\nsender = "probe+*@example.com"\nrecipient = "nobody@remote.example"\n'
+    batv.config.write_text(f"{batv.config.read_text()}\n{probe}")
+    writer = Writer(batv).sent("probe+0a1b@example.com").sent("probe+0a1c@example.com", "null sender")
+    writer.bounce("prvs=0123******=probe+0a1b@example.com", Verdict.VALID)
+    writer.bounce("probe+0a1b@example.com", Verdict.UNTAGGED, Disposition.DISCARD)
+    writer.bounce("joe@example.com", Verdict.UNTAGGED).close()
+    fields = batv("report", "rollout", "--json").fields
+    assert (fields["records"], fields["signed"], fields["unsigned"]) == (1, 0, [])
+    (domain,) = fields["domains"].values()
+    assert (domain["valid"], domain["unknown"]) == (0, 1)
+    assert [each["address"] for each in fields["addresses"]] == ["joe@example.com"]

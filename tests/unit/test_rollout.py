@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batv.day import Day
-from batv.rollout import PHASES, Evidence, OnLoss, Phase, Plan, Progress, capped, classed, walked
+from batv.rollout import PHASES, Evidence, OnLoss, Phase, Plan, Progress, capped, classed, probed, walked
 from batv.verdict import Disposition, Verdict
 
 BEGUN: Final = Day.from_iso("2026-11-23")
@@ -70,6 +70,51 @@ def test_what_is_held_does_not_move() -> None:
     held = Progress(Phase.MARK, BEGUN, BEGUN, held=True, evidence=Evidence(genuine=9))
     assert walked(held, Plan(), BEGUN + 1000, LIFETIME) == held
     assert held.waits_until(Plan(), LIFETIME) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Phase.OBSERVE, Phase.OBSERVE),
+        (Phase.MARK, Phase.MARK),
+        (Phase.QUARANTINE, Phase.MARK),
+        (Phase.ENFORCE, Phase.MARK),
+    ],
+)
+def test_a_broken_loop_withholds_nothing(before: Phase, after: Phase) -> None:
+    """Genuine bounces come by it without a good tag: marked they arrive."""
+    found = probed(Progress(before, BEGUN, BEGUN, evidence=Evidence(0, 5, 5)), BEGUN + 9, 1.0, "nothing came home")
+    assert (found.phase, found.broken, found.probe) == (after, True, 1.0)
+    if before is not after:
+        assert (found.since, found.evidence) == (BEGUN + 9, Evidence())
+        assert found.reason == "a probe found the loop broken: nothing came home"
+    else:
+        assert (found.since, found.evidence, found.reason) == (BEGUN, Evidence(0, 5, 5), "begins")
+
+
+def test_it_goes_on_when_a_probe_has_found_the_loop_whole_and_not_before() -> None:
+    """However many days pass; those of the phase count from the step back."""
+    broken = probed(Progress(Phase.ENFORCE, BEGUN, BEGUN + -30), BEGUN, 1.0, "lost")
+    assert broken.waits_until(Plan(), LIFETIME) is None
+    assert walked(broken, Plan(), BEGUN + 400, LIFETIME).phase is Phase.MARK
+    whole = probed(broken, BEGUN + 1, 2.0, "")
+    assert whole.waits_until(Plan(), LIFETIME) == BEGUN + 7
+    assert walked(whole, Plan(), BEGUN + 6, LIFETIME).phase is Phase.MARK
+    assert walked(whole, Plan(), BEGUN + 7, LIFETIME).phase is Phase.QUARANTINE
+
+
+def test_a_probe_is_heard_once() -> None:
+    """What the administrator says after it stands, until the next probe."""
+    broken = probed(Progress(Phase.ENFORCE, BEGUN), BEGUN, 1.0, "lost")
+    by_hand = broken.moved(Phase.ENFORCE, BEGUN, "moved by hand")
+    assert probed(by_hand, BEGUN + 1, 1.0, "lost") == by_hand
+    assert probed(by_hand, BEGUN + 1, 2.0, "lost").phase is Phase.MARK
+
+
+def test_a_domain_that_is_held_stays_where_it_is_when_its_loop_breaks() -> None:
+    """`batv rollout hold` is the administrator's word; it is known all the same that the loop is broken."""
+    held = Progress(Phase.ENFORCE, BEGUN, held=True)
+    assert probed(held, BEGUN, 1.0, "lost") == replace(held, probe=1.0, broken=True)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -23,6 +23,7 @@ STATE: Final = {
         Phase.QUARANTINE, DAY, DAY + -20, held=True, evidence=Evidence(1, 2, 3), reason="held by hand"
     ),
     "example.net": Progress(Phase.OBSERVE, DAY),
+    "example.org": Progress(Phase.MARK, DAY, probe=1_795_446_149.795, broken=True),
 }
 
 
@@ -32,6 +33,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert store.read() == {}
     assert store.change(lambda _: STATE) == STATE
     assert RolloutStore(tmp_path).read() == STATE
+
+
+def test_a_file_from_before_there_were_probes_is_read(tmp_path: Path) -> None:
+    """An upgrade lets no domain begin anew."""
+    store = RolloutStore(tmp_path)
+    store.path.write_text(
+        '{"version": 1, "domains": {"example.net": {"phase": "enforce", "since": "2026-11-23", "first_signed": null,'
+        ' "held": false, "genuine": 0, "unknown": 0, "forged": 0, "reason": "begins"}}}'
+    )
+    assert store.read() == {"example.net": Progress(Phase.ENFORCE, DAY)}
 
 
 def test_the_fingerprint_tells_a_change(tmp_path: Path) -> None:
