@@ -14,7 +14,7 @@ import click
 from batv.address import NULL_REVERSE_PATH, ForwardPath
 from batv.cli import Site
 from batv.cli.address import HERE
-from batv.cli.output import json_option, print_json
+from batv.cli.output import json_option, print_json, remark
 from batv.errors import ConfigError, TryAgainError
 from batv.probe import Loop, Outcome, metrics
 from batv.proxy.rollout import Rollout
@@ -66,6 +66,8 @@ def probe(ctx: click.Context, *, as_json: bool) -> None:
     probes = store.end(outcome)
     if settings.probe.metrics_file is not None:
         write_atomically(Path(settings.probe.metrics_file), metrics(probes).encode(), mode=0o644)
+    if outcome.loop is Loop.BROKEN and seconds is None:
+        remark("the log of the queueing server says what became of it: a bounce of its own never passes the proxies")
     if as_json:
         told = [{"step": each.name, "result": each.loop.value, "found": each.found} for each in steps]
         fields = {"loop": outcome.loop.value, "reason": outcome.reason, "sender": outcome.sender}

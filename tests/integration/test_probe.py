@@ -155,6 +155,24 @@ def test_a_loop_that_works_is_found_to_work(on_forged: str, hop: RecordingNextHo
     assert f"\nbatv_probe_bounce_seconds {found.fields['bounce_seconds']:g}\n" in metrics.read_text()
 
 
+@pytest.mark.parametrize(
+    ("phase", "gets"), [(Phase.OBSERVE, "pass"), (Phase.MARK, "mark"), (Phase.QUARANTINE, "quarantine")]
+)
+def test_a_bounce_without_a_tag_is_to_get_what_its_domain_has_come_to(
+    phase: Phase, gets: str, hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """With `rollout = "auto"`: the settings say discard, and that is not in force yet."""
+    state = tmp_path / "var"
+    state.mkdir(mode=0o700)
+    RolloutStore(state).change(lambda _: {"example.com": Progress(phase, today(), today() + -90)})
+    with ServiceProcess(tmp_path, hop.address, f'rollout = "auto"\n{PROBE}') as service:
+        found = run(service, hop, bounce)
+    assert found.fields["loop"] == "works"
+    assert found.found("untagged").startswith(f"{gets}, as it is to be: ")
+    progress = RolloutStore(state).read()["example.com"]
+    assert (progress.phase, progress.evidence, progress.broken) == (phase, Evidence(), False)
+
+
 def test_the_message_says_what_it_is_and_comes_from_an_address_of_its_own(
     hop: RecordingNextHop, tmp_path: Path
 ) -> None:
@@ -270,12 +288,11 @@ def test_a_broken_loop_leads_a_domain_back_to_mark_while_the_service_runs(
     hop: RecordingNextHop, tmp_path: Path
 ) -> None:
     """With `rollout = "auto"`: from then on what would have been discarded is delivered, and the status says why."""
-    auto = PROBE.replace("[probe]", 'rollout = "auto"\n[probe]')
     state = tmp_path / "var"
     state.mkdir(mode=0o700)
     enforced = Progress(Phase.ENFORCE, today() + -30, today() + -90)
     RolloutStore(state).change(lambda _: {"example.com": enforced})
-    with ServiceProcess(tmp_path, hop.address, auto.lstrip()) as service:
+    with ServiceProcess(tmp_path, hop.address, f'rollout = "auto"\n{PROBE}') as service:
         found = run(service, hop, lose, "wait_seconds = 1")
         assert found.results["untagged"] == "works"
         service.wait_for_log(r"rollout: domain=example\.com, phase=mark, reason=a probe found the loop broken: bounce")

@@ -667,3 +667,38 @@ def test_rescue_needs_a_ledger() -> None:
     rescuing = parsed(text_of(('domains."example.com"', "rescue", "true"), ("ledger", "enabled", "true"))).policy
     assert rescuing.domains[b"example.com"].rescue
     assert not parsed(text_of()).policy.domains[b"example.com"].rescue
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("sender", '"probe@example.com"', "sender: write one star in the local part, as in probe+*@example.com"),
+        ("sender", "7", "sender: write an address with a star in quotes"),
+        ("sender", '"probe+*@other.example"', "sender: probe+*@other.example is of no domain of yours"),
+        ("recipient", '"nobody"', "recipient: 'nobody' is no mail address"),
+        ("recipient", "7", "recipient: write an address in quotes"),
+        ("recipient", '"nobody@b\u00fccher.example"', "recipient: write it in ASCII"),
+        ("recipient", '"nobody@EXAMPLE.com"', "recipient: nobody@EXAMPLE.com is of a domain of yours"),
+        ("via", '"lmtp:127.0.0.1:24"', "via: lmtp:127.0.0.1:24 is LMTP"),
+        ("wait_seconds", "0", "wait_seconds: must be more than 0"),
+    ],
+)
+def test_a_probe_that_could_not_be_made_is_refused(option: str, value: str, said: str) -> None:
+    """Before its timer finds out."""
+    options = {"sender": '"probe+*@example.com"', "recipient": '"nobody@remote.example"', option: value}
+    (line,) = errors_of(text_of(*(("probe", name, found) for name, found in options.items())))
+    assert f"probe.{said}" in line
+
+
+@pytest.mark.parametrize(("option", "other"), [("sender", "recipient"), ("recipient", "sender")])
+def test_a_probe_needs_both_of_its_addresses(option: str, other: str) -> None:
+    """With one alone there would never be any."""
+    value = '"probe+*@example.com"' if option == "sender" else '"nobody@remote.example"'
+    (line,) = errors_of(text_of(("probe", option, value)))
+    assert line.endswith(f"probe.{option}: is of no use without a {other}: set probe.{other} too")
+
+
+def test_paths_of_a_probe_belong_to_the_folder_of_the_file() -> None:
+    """As all others do."""
+    found = parsed(text_of(("probe", "via", '"unix:run/smtp"'), ("probe", "metrics_file", '"batv.prom"'))).probe
+    assert (str(found.via), found.metrics_file) == ("unix:/etc/batv/run/smtp", "/etc/batv/batv.prom")
