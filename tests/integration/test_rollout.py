@@ -212,6 +212,25 @@ def test_what_probes_send_and_what_comes_back_is_no_evidence(next_hop: Recording
     assert (progress.evidence, progress.first_signed, progress.phase) == (Evidence(), None, Phase.OBSERVE)
 
 
+def test_a_broken_loop_is_that_of_its_domain(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Another domain may have other servers. One below a wildcard is switched on with it."""
+    state = tmp_path / "var"
+    state.mkdir()
+    names = ("*.example.com", DOMAIN)
+    enforced = Progress(Phase.ENFORCE, FIXED_DAY, FIXED_DAY + -9)
+    RolloutStore(state).change(lambda _: dict.fromkeys(names, enforced))
+    ProbeStore(state).end(Outcome(Loop.BROKEN, "lost", "probe+0a1b@mail.example.com", noon()))
+    changes = {**PROBED, "domains": dict.fromkeys(names, AUTO["domains"][DOMAIN])}
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), changes):
+            pass
+
+    asyncio.run(test())
+    found = RolloutStore(state).read()
+    assert {name: each.phase for name, each in found.items()} == {names[0]: Phase.MARK, names[1]: Phase.ENFORCE}
+
+
 def test_without_probes_none_keeps_a_domain_from_going_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Whoever takes [probe] out of the settings could never mend a loop that the last one found broken."""
     state = tmp_path / "var"
