@@ -5,8 +5,8 @@ Steps, each told as soon as it is over:
 1. `mailbox`: the inbound proxy is asked whether there is one for the address that the probe is sent from.
 2. `sent`: the message is handed in where mail of users is signed.
 3. `signed`: the outbound proxy has it on record as signed. Where that proxy is another host's, the bounce alone tells.
-4. `bounce`: a bounce to that address is on record, as one with a good tag that the next hop took. Any other that was
-   taken says that the loop is broken; one that the next hop refused may come again.
+4. `bounce`: a bounce to that address is on record, as one with a good tag that the next hop took. Any other says
+   that the loop is broken, but for one that is to come again.
 5. `untagged`: a bounce without a tag, to the same address, is handed to the inbound proxy, and fares as it is to.
 
 Whatever keeps the message from being sent says nothing about the loop: the probe is inconclusive, and nothing more is
@@ -156,7 +156,7 @@ class _Probe:
         try:
             said = (await submit(self._inbound, b"<>", [path], None)).last
         except NextHopFault as fault:
-            return Step("mailbox", Loop.INCONCLUSIVE, f"the inbound proxy {self._course.inbound}: {fault}")
+            return Step("mailbox", Loop.INCONCLUSIVE, clean(f"the inbound proxy {self._course.inbound}: {fault}"))
         if not said.positive:
             remedy = "let your mail store take all addresses of probe.sender"
             return Step("mailbox", Loop.INCONCLUSIVE, f"{_path(path)} has none, {_text(said)}: {remedy}")
@@ -173,7 +173,7 @@ class _Probe:
         try:
             said = (await submit(server, sender, [recipient], content, Origin(source=Source.LOCAL))).last
         except NextHopFault as fault:
-            return Step("sent", Loop.INCONCLUSIVE, f"{course.via}: {fault}")
+            return Step("sent", Loop.INCONCLUSIVE, clean(f"{course.via}: {fault}"))
         if not said.positive:
             return Step("sent", Loop.INCONCLUSIVE, f"{course.via} does not take it: {_text(said)}")
         return Step("sent", Loop.WORKS, f"to {_path(recipient)}, by {course.via}: {_text(said)}")
@@ -191,7 +191,7 @@ class _Probe:
                     if step.name == "bounce" or step.loop is Loop.BROKEN:
                         return
             if over:
-                yield Step("bounce", Loop.BROKEN, f"none came home within {self._course.wait_seconds:g} seconds")
+                yield Step("bounce", Loop.BROKEN, f"none came home within {self._course.wait_seconds:g} s")
                 return
             await asyncio.sleep(min(_LOOK_SECONDS, max(until - loop.time(), 0.0)))
 
@@ -205,7 +205,7 @@ class _Probe:
         try:
             said = (await submit(self._inbound, b"<>", [path], content)).last
         except NextHopFault as fault:
-            return Step("untagged", Loop.INCONCLUSIVE, f"the inbound proxy {course.inbound}: {fault}")
+            return Step("untagged", Loop.INCONCLUSIVE, clean(f"the inbound proxy {course.inbound}: {fault}"))
         if said.transient:
             return Step("untagged", Loop.INCONCLUSIVE, f"the inbound proxy does not take it now: {_text(said)}")
         record = next(filter(self._is_untagged, self._journal.records()), None)
@@ -219,22 +219,20 @@ class _Probe:
 
     def _step(self, record: Mapping[str, object]) -> Step | None:
         """Return the step that is over with a record of the journal, or None."""
-        if not _word(record, "reply").startswith("2"):
-            # It comes again, or it is bounced, which is told by what does not come home.
-            return None
+        reply = _word(record, "reply")
         if _word(record, "direction") == Direction.OUTBOUND.word:
-            if _word(record, "message_id") != self._message_id:
+            if _word(record, "message_id") != self._message_id or not reply.startswith("2"):
                 return None
             works = _word(record, "verdict") == Verdict.SIGNED.word
             return Step("signed", Loop.WORKS if works else Loop.BROKEN, _word(record, "reason"))
-        if not self._is_ours(record):
-            return None
+        if not self._is_ours(record) or reply.startswith("4"):
+            return None  # somebody else's, or one that comes again
         verdict, disposition = _word(record, "verdict"), _word(record, "disposition")
         seconds = asyncio.get_running_loop().time() - self._sent_at
-        found = f"{verdict}, {disposition}, from {_word(record, 'client')}, after {seconds:.0f} seconds"
-        if (verdict, disposition) == (Verdict.VALID.word, Disposition.REWRITE.word):
+        found = f"{verdict}, {disposition}, from {_word(record, 'client')}, after {seconds:.0f} s"
+        if (verdict, disposition) == (Verdict.VALID.word, Disposition.REWRITE.word) and reply.startswith("2"):
             return Step("bounce", Loop.WORKS, found, round(seconds, 3))
-        return Step("bounce", Loop.BROKEN, f"{found}: {_word(record, 'reason')}")
+        return Step("bounce", Loop.BROKEN, f"{found}: {_word(record, 'reason')}: {reply}")
 
     def _is_ours(self, record: Mapping[str, object]) -> bool:
         """Whether a record is of a message that came to the address of this probe."""

@@ -70,7 +70,7 @@ class ProbeStore:
             ago = now - probes.began
             if 0 <= ago < LEAST_SECONDS:
                 raise TryAgainError(
-                    f"a probe began {ago:.0f} seconds ago", f"run the next one in {LEAST_SECONDS - ago:.0f} seconds"
+                    f"a probe began {ago:.0f} s ago", f"run the next one in {LEAST_SECONDS - ago:.0f} s"
                 )
             self._write(replace(probes, began=now))
 

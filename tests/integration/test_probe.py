@@ -131,6 +131,18 @@ def revoke_and_bounce(service: ServiceProcess, message: Message) -> None:
     bounce(service, message)
 
 
+def refuse_and_bounce(hop: RecordingNextHop, code: int) -> Callable[[ServiceProcess, Message], None]:
+    """Return what sends a bounce whose content the mail store refuses, and sends it again once that is mended."""
+
+    def remote(service: ServiceProcess, message: Message) -> None:
+        hop.fail(Stage.DOT, Answer(b"%d 5.7.1 spam\r\n" % code))
+        bounce(service, message)
+        hop.heal()
+        bounce(service, message)
+
+    return remote
+
+
 def content(message: Message) -> Any:  # noqa: ANN401 -- as the parser has it
     """Return a message that the next hop has, taken apart."""
     return BytesParser().parsebytes(message.content)
@@ -199,17 +211,29 @@ def test_a_bounce_that_does_not_come_home_is_a_broken_loop(hop: RecordingNextHop
     with ServiceProcess(tmp_path, hop.address, PROBE) as service:
         found = run(service, hop, lose, "wait_seconds = 1")
     assert (found.status, found.fields["loop"]) == (1, "broken")
-    assert found.fields["reason"] == "bounce: none came home within 1 seconds"
+    assert found.fields["reason"] == "bounce: none came home within 1 s"
     assert found.results["untagged"] == "works"
 
 
-def test_mail_that_leaves_by_another_way_is_a_broken_loop(hop: RecordingNextHop, tmp_path: Path) -> None:
-    """The submission server hands mail on past the outbound proxy: the bounce comes home without a tag."""
+def test_what_servers_reply_shows_no_whole_tag(hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Some repeat the sender; what a command of a timer prints is kept in the log of the system."""
+    hop.fail(Stage.DOT, Answer(b"250 2.0.0 <prvs=3789ab12cd=probe@example.com> queued\r\n"))
     with ServiceProcess(tmp_path, hop.address, PROBE) as service:
+        found = run(service, hop, bounce)
+    assert "<prvs=3789******=probe@example.com> queued" in found.found("sent")
+    assert "ab12cd" not in found.err + json.dumps(found.fields) + ProbeStore(tmp_path / "var").path.read_text()
+
+
+@pytest.mark.parametrize("on_forged", ["discard", "reject", "pass"])
+def test_mail_that_leaves_by_another_way_is_a_broken_loop(
+    on_forged: str, hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """The submission server hands mail on past the outbound proxy: the bounce comes without a tag, whatever it gets."""
+    with ServiceProcess(tmp_path, hop.address, PROBE, on_forged=on_forged) as service:
         found = run(service, hop, bounce, f'via = "{hop.address}"')
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert "signed" not in found.results
-    assert found.found("bounce").startswith("untagged, discard, from 127.0.0.1, after ")
+    assert found.found("bounce").startswith(f"untagged, {on_forged}, from 127.0.0.1, after ")
 
 
 def test_mail_that_is_left_unsigned_is_a_broken_loop(hop: RecordingNextHop, tmp_path: Path) -> None:
@@ -227,6 +251,17 @@ def test_a_verifier_with_another_key_is_a_broken_loop(hop: RecordingNextHop, tmp
         found = run(service, hop, revoke_and_bounce)
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert found.found("bounce").startswith("unknown-key, discard, from 127.0.0.1, after ")
+
+
+@pytest.mark.parametrize(("code", "loop"), [(554, "broken"), (454, "works")])
+def test_a_bounce_that_the_mail_store_refuses_for_good_is_a_broken_loop(
+    code: int, loop: str, hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """Whatever its tag: the user does not get it. One that is put off comes again."""
+    with ServiceProcess(tmp_path, hop.address, PROBE) as service:
+        found = run(service, hop, refuse_and_bounce(hop, code))
+    assert found.fields["loop"] == loop
+    assert ("554 5.7.1 spam" in found.fields["reason"]) is (loop == "broken")
 
 
 def test_a_forged_bounce_that_is_delivered_is_told(hop: RecordingNextHop, tmp_path: Path) -> None:

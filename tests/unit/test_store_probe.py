@@ -40,7 +40,7 @@ def test_probes_keep_their_distance(tmp_path: Path) -> None:
     """Another site makes a bounce for each. A clock that was set back does not keep them off for longer."""
     store = ProbeStore(tmp_path)
     store.begin(NOW)
-    with pytest.raises(TryAgainError, match=r"a probe began 590 seconds ago: run the next one in 10 seconds"):
+    with pytest.raises(TryAgainError, match=r"a probe began 590 s ago: run the next one in 10 s"):
         store.begin(NOW + LEAST_SECONDS - 10)
     store.begin(NOW + LEAST_SECONDS)
     store.begin(NOW - 86_400)
