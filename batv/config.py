@@ -791,6 +791,13 @@ class LedgerSettings(_Section):
         description="messages a day (UTC) that are let through to one recipient for what the ledger knows; against"
         " whoever has read both Message-ID and recipient in an archive",
     )
+    max_bounces_per_recipient: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="bounces to a tag for each recipient of mail that left with it, and 10 more; beyond that those pass"
+        " that answer mail on the ledger, and the rest goes to the quarantine; 0: any number; against a stolen tag",
+    )
 
     @property
     def max_octets(self) -> int:
@@ -1015,8 +1022,13 @@ class Settings(_Section):
         for name, domain in self.domains.items():
             if domain.rescue and not self.ledger.enabled:
                 yield f'domains."{name}".rescue', "there is no ledger to look into: set ledger.enabled"
+        no_room = "the quarantine keeps nothing: give state.quarantine_max_mib some room"
         if self.guessing.max_failures and not self.state.quarantine_max_mib:
-            yield "guessing.max_failures", "the quarantine keeps nothing: give state.quarantine_max_mib some room"
+            yield "guessing.max_failures", no_room
+        if self.ledger.max_bounces_per_recipient and not self.state.quarantine_max_mib:
+            yield "ledger.max_bounces_per_recipient", no_room
+        if self.ledger.max_bounces_per_recipient and not self.ledger.enabled:
+            yield "ledger.max_bounces_per_recipient", "there is no ledger to count in: set ledger.enabled"
         policy = self.policy
         sender, recipient = self.probe.sender, self.probe.recipient
         if sender is not None and policy.for_domain(sender.domain) is None:

@@ -27,16 +27,17 @@ from batv.errors import NoSigningKeyError
 from batv.rescue import Found
 from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
 from batv.tag import tag_and_rest
-from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdict
+from batv.verdict import FORGED, SEVERITY, STATUS_BY_VERDICT, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, Mailbox, ReversePath
+    from batv.budget import Account
     from batv.day import Day
     from batv.keyring import KeyRings
     from batv.policy import DomainPolicy, Policy
     from batv.rescue import Claims
 
-__all__ = ["NOT_ON_RECORD", "Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
+__all__ = ["NOT_ON_RECORD", "OVERDRAWN", "Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,14 @@ class Stage(Protocol):
             on_record: whether mail of the address has left unsigned, or may have.
         """
 
+    def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
+        """Return what becomes of a recipient whose tag is good, and has had more bounces than its mail should have.
+
+        Args:
+            decision: what was said of the recipient.
+            account: what was sent with the tag, and what has come back.
+        """
+
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Return what becomes of a recipient that was undecided.
 
@@ -99,6 +108,9 @@ class Stage(Protocol):
 
 NOT_ON_RECORD: Final = "too long for one, and no mail of it is on record"
 """In the reason for which an address too long for a tag is judged."""
+
+OVERDRAWN: Final = "more bounces than its mail should have"
+"""In the reason for which the content decides about a bounce with a good tag."""
 
 _LEFT_UNSIGNED: Final = "unsigned: "
 
@@ -192,6 +204,11 @@ class SigningStage:
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """Return the decision: the outbound side judges nobody."""
         del on_record
+        return decision
+
+    def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
+        """Return the decision: the outbound side judges nobody."""
+        del account
         return decision
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
@@ -297,10 +314,22 @@ class VerifyingStage:
         undecided = domain.rescue and decision.disposition is not Disposition.PASS
         return replace(decision, undecided=undecided, reason=f"{decision.reason}; {NOT_ON_RECORD}")
 
+    def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
+        """Let the content decide; but where bounces without a tag are delivered, nobody needs to steal one."""
+        mailbox = decision.path.mailbox
+        domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
+        if domain is None or SEVERITY[domain.disposition(Verdict.UNTAGGED)] < SEVERITY[Disposition.QUARANTINE]:
+            return decision
+        reason = f"{decision.reason}; {OVERDRAWN}: {account.bounces} for {account.recipients} recipients"
+        return replace(decision, disposition=Disposition.QUARANTINE, undecided=True, reason=reason)
+
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Let through what answers a message that this very recipient sent to the party that it speaks of."""
         if found is not Found.KNOWN:
             return replace(decision, undecided=False, reason=f"{decision.reason}; {found}")
+        if decision.verdict is _VALID:
+            reason = f"{decision.reason}; {claims.kind}, answers a message on the ledger"
+            return replace(decision, disposition=_REWRITE, undecided=False, reason=reason)
         mailbox = decision.path.mailbox
         domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
         status = STATUS_BY_VERDICT[Verdict.RESCUED] if domain is not None and domain.marks else None
@@ -428,6 +457,11 @@ class DeferringStage:
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """Return what the other stage says."""
         return self.stage.recalled(decision, on_record=on_record)
+
+    def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
+        """Return the decision: what was counted by the day may be wrong."""
+        del account
+        return decision
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Return what the other stage says."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batv.cli.output import text_of
 from batv.rollout import Phase
-from batv.stage import NOT_ON_RECORD
+from batv.stage import NOT_ON_RECORD, OVERDRAWN
 from batv.verdict import FORGED, Disposition, Verdict
 
 if TYPE_CHECKING:
@@ -111,6 +111,10 @@ class Causes:
                     "its client's network would have to try fewer tags",
                     self._edit("set [guessing] max_failures = 0"),
                 )
+            if OVERDRAWN in reason:
+                rule = f"[ledger] max_bounces_per_recipient = {self._settings.ledger.max_bounces_per_recipient}"
+                otherwise = "fewer bounces would have to have come to its tag, or this one to answer mail on the ledger"
+                return Cause(rule, otherwise, self._edit("change [ledger] max_bounces_per_recipient"))
             return Cause(rule, "the key of its tag would have to be revoked", "batv key list, then batv key revoke")
         if verdict is Verdict.RESCUED and policy is not None and not policy.rescue:
             otherwise = "its mail would have to leave signed to everybody"

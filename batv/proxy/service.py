@@ -462,7 +462,7 @@ class Service:
             Path(settings.state.directory) / "ledger",
             secret,
             lambda: Day.at(self._clock()),
-            LedgerLimits(options.keep_days, options.max_octets, options.max_rescues),
+            LedgerLimits(options.keep_days, options.max_octets, options.max_rescues, options.max_bounces_per_recipient),
             lambda domain: policy.for_domain(domain) is not None,
         )
 

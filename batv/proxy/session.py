@@ -38,6 +38,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
 from batv.access import UNIX_CLIENT, tenants_of, within
+from batv.budget import account_of
 from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
 from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
@@ -99,8 +100,8 @@ _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
 _RECEIVED_OCTETS: Final = 1024
 """More than a Received field of ours can have."""
 
-_FULL_NOTICE_SECONDS: Final = 60.0
-"""Between two lines of the log that say that the quarantine is full: forged bounces come in floods."""
+_NOTICE_SECONDS: Final = 60.0
+"""Between two lines of the log of one kind: that the quarantine is full, that a tag has too many bounces."""
 
 _TENANT_PEEK_OCTETS: Final = 262_144
 """Exchange Online puts its fields behind long ones of others."""
@@ -368,15 +369,9 @@ class ProxySession:
         return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        decision = self._decided(transaction, rcpt.path, self._client)
-        if transaction.inquiry is not None:
-            decision = await self._with_lists(transaction, transaction.inquiry, rcpt.path, decision)
-        decision = self._guarded(decision)
-        if decision.recall:
-            decision = await self._recalled(transaction, decision)
-        if decision.undecided and self._side.ledger is None:
-            decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
-        recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER)
+        account = self._account(transaction, rcpt.path)
+        decision = await self._decision(transaction, rcpt.path, account)
+        recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER, account)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
         marked = transaction.given.null and transaction.stage.marks
@@ -407,6 +402,26 @@ class ProxySession:
         transaction.remember(recipient)
         return recipient.reply
 
+    async def _decision(self, transaction: Transaction, path: ForwardPath, account: bytes) -> Decision[ForwardPath]:
+        """Return what the stage says of a recipient with all that is known before the message is."""
+        decision = self._decided(transaction, path, self._client)
+        if transaction.inquiry is not None:
+            decision = await self._with_lists(transaction, transaction.inquiry, path, decision)
+        decision = self._guarded(decision)
+        if decision.recall:
+            decision = await self._recalled(transaction, decision)
+        if account and decision.verdict is Verdict.VALID:
+            decision = await self._within_budget(transaction, account, decision)
+        if decision.undecided and self._side.ledger is None:
+            decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
+        return decision
+
+    def _account(self, transaction: Transaction, path: ForwardPath) -> bytes:
+        """Return what stands for the tag of a bounce where they are counted; else nothing."""
+        if not self._budget or not transaction.given.null or path.mailbox is None:
+            return b""
+        return account_of(path.mailbox) or b""
+
     def _ask_lists(self, path: ReversePath) -> Inquiry | None:
         lists = self._side.blocklists
         return lists.ask(self._client.address) if lists is not None and path.null else None
@@ -434,6 +449,36 @@ class ProxySession:
             days = transaction.rings.longest(mailbox.domain) + 1
             on_record = await asyncio.to_thread(ledger.may_have_left_unsigned, mailbox.octets, days)
         return transaction.stage.recalled(decision, on_record=on_record)
+
+    @property
+    def _budget(self) -> int:
+        """How many bounces a tag may have for each recipient of its mail; 0 for any number."""
+        return self._side.ledger.limits.max_bounces_per_recipient if self._side.ledger is not None else 0
+
+    async def _within_budget(
+        self, transaction: Transaction, account: bytes, decision: Decision[ForwardPath]
+    ) -> Decision[ForwardPath]:
+        """Return what the stage says of a tag that has had too many bounces, for as long as there is room for them."""
+        ledger = self._side.ledger
+        if ledger is None or decision.disposition is Disposition.QUARANTINE:
+            return decision
+        try:
+            found = await asyncio.to_thread(ledger.account, account)
+        except BatvError:  # which the ledger itself tells of
+            return decision
+        if not found.overdrawn(self._budget) or not self._side.quarantine.has_room:
+            return decision
+        overdrawn = transaction.stage.overdrawn(decision, found)
+        now = asyncio.get_running_loop().time()
+        if overdrawn.undecided and now >= self._side.says_overdrawn_from and decision.path.mailbox is not None:
+            self._side.says_overdrawn_from = now + _NOTICE_SECONDS
+            fields: dict[str, object] = {
+                "recipient": printable(decision.path.mailbox.octets),
+                "bounces": found.bounces,
+                "recipients": found.recipients,
+            }
+            self._side.observer(Notice(Level.WARNING, "a tag has more bounces than its mail should have", fields))
+        return overdrawn
 
     def _guarded(self, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
         """Count a failed tag; put aside what has a good one that may have been guessed, for as long as there is room.
@@ -632,7 +677,7 @@ class ProxySession:
         transaction.discard_instead()
         now = asyncio.get_running_loop().time()
         if now >= self._side.says_full_from:
-            self._side.says_full_from = now + _FULL_NOTICE_SECONDS
+            self._side.says_full_from = now + _NOTICE_SECONDS
             fields = {"session": self._identifier, "cause": error}
             self._side.observer(Notice(Level.WARNING, "forged bounces are discarded, not kept", fields))
 
@@ -743,6 +788,10 @@ class ProxySession:
             transaction.take_back()
         elif self._side.ledger is not None and self._side.direction is Direction.OUTBOUND:
             _note(self._side.ledger, transaction)
+        elif self._side.ledger is not None:
+            for recipient in transaction.recipients:
+                if recipient.account and recipient.accepted and recipient.decision.verdict is Verdict.VALID:
+                    self._side.ledger.note_bounce(recipient.account)
         self._close(transaction, event)
         return reply
 
@@ -859,6 +908,9 @@ def _note(ledger: Ledger, transaction: Transaction) -> None:
     senders = [transaction.given.mailbox.octets]
     for value in transaction.peek.senders:
         senders += addresses_in(value, _MAX_SENDERS)
+    sender = transaction.sender.path.mailbox
+    if ledger.limits.max_bounces_per_recipient and transaction.sender.verdict is Verdict.SIGNED and sender is not None:
+        ledger.note_signed(account_of(sender) or b"", len(transaction.forwarded))
     recipients = [
         mailbox.octets for each in transaction.forwarded if (mailbox := each.decision.path.mailbox) is not None
     ]

@@ -66,6 +66,7 @@ class Side:
         ledger: knows what was sent to whom; None for no ledger.
         gathered_octets: octets of messages that are looked at before it is decided whether they go on.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
+        says_overdrawn_from: when it may say again that a tag has more bounces than its mail should have.
     """
 
     direction: Direction
@@ -88,3 +89,4 @@ class Side:
     ledger: Ledger | None = None
     gathered_octets: int = 0
     says_full_from: float = 0.0
+    says_overdrawn_from: float = 0.0

@@ -65,6 +65,7 @@ class Recipient:
         given: the path as the client gave it.
         parameters: those of RCPT, as written.
         reply: what the client was told.
+        account: what stands for the tag where its bounces are counted; empty where they are not.
         held: whether the message is not to reach this recipient.
     """
 
@@ -72,6 +73,7 @@ class Recipient:
     given: bytes
     parameters: bytes
     reply: Reply
+    account: bytes = b""
     held: bool = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,9 @@ Some addresses have mail that leaves unsigned: they are too long for a tag, or t
 each of these there is a hash of the address alone, on every day on which it sends. How far that record goes back is
 told by the files: one that was made by a release which did not keep it says so.
 
+Where the site wants to know of a tag that was stolen, the recipients of mail that left with a tag are counted under a
+hash of it, without its signature, and so are the bounces that came to it: each on its day, and what counts is the sum.
+
 There is one SQLite file a day, in UTC. An old day is dropped by removing its file, and a damaged one spoils no other
 day. A hash is the key of its row and all that there is of it: about 20 octets with what the tree of rows leaves free,
 two rows for a message to one recipient.
@@ -37,8 +40,8 @@ import re
 import secrets
 import sqlite3
 import time
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -49,6 +52,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from batv.address import fold
+from batv.budget import Account
 from batv.day import Day
 from batv.errors import DayError, IoError, KeyRingDataError
 from batv.keyring import Secret
@@ -108,15 +112,27 @@ _WRITER_CACHE_KIB: Final = 16_384
 _UNSIGNED: Final = b"\0unsigned"
 """Stands for the party in the hash of an address whose mail left unsigned: no party has a NUL."""
 
-_KEEPS_UNSIGNED: Final = 1
-"""The version of files, as SQLite keeps it, from which on they have a hash of each address whose mail left unsigned."""
+_RECIPIENTS: Final = b"\0recipients"
+_BOUNCES: Final = b"\0bounces"
+"""Stand there in the hashes of counts."""
 
+_KEEPS_MORE: Final = 1
+"""The version of files, as SQLite keeps it, from which on they tell from their first hour whose mail left unsigned, and
+how much came back to a tag."""
+
+_COUNTED: Final = "CREATE TABLE IF NOT EXISTS counted (hash INTEGER PRIMARY KEY, times INTEGER NOT NULL)"
 _TABLES: Final = f"""\
-PRAGMA user_version = {_KEEPS_UNSIGNED};
+PRAGMA user_version = {_KEEPS_MORE};
+{_COUNTED};
 CREATE TABLE sent (hash INTEGER PRIMARY KEY);
 CREATE TABLE rescued (hash INTEGER PRIMARY KEY, times INTEGER NOT NULL);
 """
 _ADD: Final = "INSERT OR IGNORE INTO sent SELECT value FROM json_each(?)"
+_COUNT: Final = (
+    "INSERT INTO counted SELECT key, value FROM json_each(?) WHERE true"
+    " ON CONFLICT (hash) DO UPDATE SET times = times + excluded.times"
+)
+_COUNTS: Final = "SELECT hash, times FROM counted WHERE hash IN (?, ?)"
 _FIND: Final = "SELECT 1 FROM json_each(?) AS claim JOIN sent ON sent.hash = claim.value LIMIT 1"
 _TAKE: Final = (
     "INSERT INTO rescued VALUES (?, 1) ON CONFLICT (hash) DO UPDATE SET times = times + 1 WHERE times < ?"
@@ -133,11 +149,42 @@ class LedgerLimits:
         keep_days: days for which an entry is kept; today is the first.
         max_octets: what its files may take on the disk; beyond that the oldest days go.
         max_rescues: messages a day (UTC) that are let through to one recipient.
+        max_bounces_per_recipient: bounces that a tag may have for each recipient of mail that left with it; 0 for any
+            number, and then nobody counts them.
     """
 
     keep_days: int = 30
     max_octets: int = 2 << 30
     max_rescues: int = 100
+    max_bounces_per_recipient: int = 0
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows for the file of a day.
+
+    Attributes:
+        sent: hashes that are to be there.
+        counts: what is to be added to counts, by hash.
+    """
+
+    sent: set[int] = field(default_factory=set)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sent) + len(self.counts)
+
+    def add(self, other: _Rows) -> None:
+        self.sent |= other.sent
+        for row, times in other.counts.items():
+            self.counts[row] = self.counts.get(row, 0) + times
+
+    def take(self, most: int) -> _Rows:
+        """Take out all counts, and hashes up to a number."""
+        taken = _Rows(set(islice(self.sent, most)), self.counts)
+        self.sent -= taken.sent
+        self.counts = {}
+        return taken
 
 
 class Ledger:
@@ -167,14 +214,16 @@ class Ledger:
         self._keys: dict[Day, blake2b] = {}
         self._lock = Lock()
         self._written = Condition(self._lock)
-        self._waiting: dict[Day, set[int]] = {}
-        self._in_hand: tuple[Day, set[int]] | None = None
+        self._waiting: dict[Day, _Rows] = {}
+        self._in_hand: tuple[Day, _Rows] | None = None
         self._dropped = 0
         self._nameless = 0
         self._fault: Exception | None = None
         self._wake = Event()
         self._closing = Event()
         self._writer: Thread | None = None
+        self._turn = Lock()
+        self._counts = Lock()
         self._reading = Lock()
         self._readers: dict[Day, sqlite3.Connection] = {}
         self._listed: tuple[Day, float] | None = None
@@ -198,19 +247,29 @@ class Ledger:
             return
         day = self._today()
         parties = {name for each in recipients for name in _names(each)}
-        self._add(day, set(self._hashes(day, (message_id,), own, parties)))
+        self._add(day, _Rows(set(self._hashes(day, (message_id,), own, parties))))
 
     def note_unsigned(self, sender: bytes) -> None:
         """Note that mail of an address of ours has left unsigned today."""
         day = self._today()
-        self._add(day, {self._hash_of(day, sender, _UNSIGNED)})
+        self._add(day, _Rows({self._hash_of(day, sender, _UNSIGNED)}))
 
-    def _add(self, day: Day, rows: set[int]) -> None:
+    def note_signed(self, account: bytes, recipients: int) -> None:
+        """Count recipients of mail that left with a tag today."""
+        day = self._today()
+        self._add(day, _Rows(counts={self._hash_of(day, account, _RECIPIENTS): recipients}))
+
+    def note_bounce(self, account: bytes) -> None:
+        """Count a bounce that came to a tag today."""
+        day = self._today()
+        self._add(day, _Rows(counts={self._hash_of(day, account, _BOUNCES): 1}))
+
+    def _add(self, day: Day, rows: _Rows) -> None:
         with self._lock:
             if sum(map(len, self._waiting.values())) + len(rows) > _WAITING_ROWS or self._closing.is_set():
                 self._dropped += 1
                 return
-            self._waiting.setdefault(day, set()).update(rows)
+            self._waiting.setdefault(day, _Rows()).add(rows)
             if self._writer is None:
                 self._writer = Thread(target=self._write_on, name="ledger", daemon=True)
                 self._writer.start()
@@ -267,6 +326,28 @@ class Ledger:
         except IoError:  # which the log is told of
             return True
         return since is None or self._today() - since <= days
+
+    def account(self, account: bytes) -> Account:
+        """Return what was sent with a tag, and what has come back.
+
+        Raises:
+            IoError: that is not known, since a day's file cannot be read.
+        """
+        with self._counting():
+            recipients, bounces = (self._waiting_count(account, what) for what in (_RECIPIENTS, _BOUNCES))
+            with self._reading:
+                try:
+                    for day in self._days_on_disk(self._today()):
+                        if self._version(day) < _KEEPS_MORE:
+                            continue
+                        sent, back = self._hash_of(day, account, _RECIPIENTS), self._hash_of(day, account, _BOUNCES)
+                        found = dict(self._reader(day).execute(_COUNTS, (sent, back)))
+                        recipients += found.get(sent, 0)
+                        bounces += found.get(back, 0)
+                except (sqlite3.Error, OSError) as error:
+                    self._failed(error)
+                    raise _unreadable(self.directory, error) from error
+        return Account(recipients, bounces)
 
     def take_rescue(self, sender: bytes) -> bool:
         """Count a message that is to be let through to a sender, and return whether it may be.
@@ -372,13 +453,16 @@ class Ledger:
         with self._reading:
             try:
                 for day in reversed(self._days_on_disk(self._today())):
-                    (version,) = self._reader(day).execute("PRAGMA user_version").fetchone()
-                    if version >= _KEEPS_UNSIGNED:
+                    if self._version(day) >= _KEEPS_MORE:
                         return day
             except (sqlite3.Error, OSError) as error:
                 self._failed(error)
                 raise _unreadable(self.directory, error) from error
         return None
+
+    def _version(self, day: Day) -> int:
+        (version,) = self._reader(day).execute("PRAGMA user_version").fetchone()
+        return int(version)
 
     # What is not written yet.
 
@@ -388,10 +472,31 @@ class Ledger:
 
     def _waits(self, day: Day, rows: Iterable[int]) -> bool:
         with self._lock:
-            unwritten = [self._waiting.get(day, set())]
-            if self._in_hand is not None and self._in_hand[0] == day:
-                unwritten.append(self._in_hand[1])
-            return any(row in each for each in unwritten for row in rows)
+            return any(row in each.sent for each in self._unwritten(day) for row in rows)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Let nobody else look at counts, or write them; who waits is next, however soon others come again."""
+        with self._turn:
+            self._counts.acquire()
+        try:
+            yield
+        finally:
+            self._counts.release()
+
+    def _waiting_count(self, account: bytes, what: bytes) -> int:
+        found = 0
+        for day in self._unwritten_days():
+            row = self._hash_of(day, account, what)
+            with self._lock:
+                found += sum(each.counts.get(row, 0) for each in self._unwritten(day))
+        return found
+
+    def _unwritten(self, day: Day) -> Iterator[_Rows]:
+        if day in self._waiting:
+            yield self._waiting[day]
+        if self._in_hand is not None and self._in_hand[0] == day:
+            yield self._in_hand[1]
 
     # The thread that writes.
 
@@ -418,7 +523,12 @@ class Ledger:
                         connection, open_day = None, day
                         connection = self._open(day, _WRITE_SECONDS)
                         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-                    connection.execute(_ADD, (str(sorted(rows)),))  # neighbours lie on the same page
+                    connection.execute(_ADD, (str(sorted(rows.sent)),))  # neighbours lie on the same page
+                    if rows.counts:
+                        # Last, since what fails is done again; and nobody looks before it counts in one place alone.
+                        with self._counting():
+                            connection.execute(_COUNT, (json.dumps(rows.counts),))
+                            rows.counts = {}
                     rows_since += len(rows)
                     written += len(rows)
                 except (sqlite3.Error, OSError) as error:
@@ -437,7 +547,7 @@ class Ledger:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _batch(self) -> tuple[Day, set[int]] | None:
+    def _batch(self) -> tuple[Day, _Rows] | None:
         with self._lock:
             self._in_hand = None
             day = next(iter(self._waiting), None)
@@ -445,16 +555,15 @@ class Ledger:
                 self._written.notify_all()
                 return None
             waiting = self._waiting[day]
-            rows = set(islice(waiting, _BATCH_ROWS))
-            waiting -= rows
+            rows = waiting.take(_BATCH_ROWS)
             if not waiting:
                 del self._waiting[day]
             self._in_hand = day, rows
             return self._in_hand
 
-    def _put_back(self, day: Day, rows: set[int]) -> None:
+    def _put_back(self, day: Day, rows: _Rows) -> None:
         with self._lock:
-            self._waiting.setdefault(day, set()).update(rows)
+            self._waiting.setdefault(day, _Rows()).add(rows)
             self._in_hand = None
 
     def _failed(self, error: Exception) -> None:
@@ -475,6 +584,7 @@ class Ledger:
         try:
             # A commit does not wait for the disk; the log of a crashed process is whole all the same.
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(_COUNTED)  # which a file has not that was made before there were counts
         except BaseException:
             connection.close()
             raise

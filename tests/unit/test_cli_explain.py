@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
-from batv.stage import NOT_ON_RECORD
+from batv.stage import NOT_ON_RECORD, OVERDRAWN
 from batv.store.journal import Journal
 from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits
 from batv.store.quarantine import Quarantine
@@ -306,6 +306,12 @@ zones = ["z.example"]
             ("valid", "quarantine", "good; many failed tags from 192.0.2.0/24"),
             "[guessing]",
             "[guessing]",
+        ),
+        (
+            "a@example.com",
+            ("valid", "quarantine", f"good; {OVERDRAWN}: 13 for 1 recipients; names no message that it answers"),
+            "[ledger] max_bounces_per_recipient = 0",
+            "[ledger] max_bounces_per_recipient",
         ),
         ("a@rescue.example", ("rescued", "pass", "no tag; mdn"), "rescue = true", "rescue = false"),
         (

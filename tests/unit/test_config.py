@@ -657,6 +657,16 @@ def test_an_internationalised_wildcard_stands_for_both_spellings() -> None:
         assert policy.for_domain(domain.encode()) is not None
 
 
+def test_a_budget_needs_a_ledger_to_count_in_and_room_for_what_is_beyond_it() -> None:
+    """Without either nothing would come of it."""
+    text = text_of(("ledger", "max_bounces_per_recipient", "2"), ("state", "quarantine_max_mib", "0"))
+    said = "\n".join(errors_of(text))
+    assert "ledger.max_bounces_per_recipient: there is no ledger to count in: set ledger.enabled" in said
+    assert "ledger.max_bounces_per_recipient: the quarantine keeps nothing: give state.quarantine_max_mib" in said
+    on = text_of(("ledger", "max_bounces_per_recipient", "2\nenabled = true"))
+    assert parsed(on).ledger.max_bounces_per_recipient == 2
+
+
 def test_rescue_needs_a_ledger() -> None:
     """Without one it would rescue nothing, and nobody would know why."""
     text = text_of(('domains."example.com"', "rescue", "true"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 import stat
 from contextlib import closing
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from batv.budget import Account
 from batv.day import Day
 from batv.errors import IoError, KeyRingDataError, UnsafeFileError
 from batv.keyring import Secret
@@ -170,6 +171,101 @@ def test_nobody_is_told_apart_by_a_record_that_cannot_be_read(site: _Site) -> No
     assert ledger.may_have_left_unsigned(_JOE, 7)
     (notice,) = ledger.notices()
     assert notice.what == "ledger fails: replies count as it finds them"
+
+
+def test_what_left_with_a_tag_and_what_came_back_is_counted(site: _Site) -> None:
+    """Over all days and processes; what waits to be written counts, and what is written counts once."""
+    first, second = site.ledger(), site.ledger()
+    assert first.account(b"3007 joe@example.com") == Account(0, 0)
+    first.note_signed(b"3007 joe@example.com", 20_000)
+    first.note_signed(b"3007 joe@example.com", 1)
+    first.note_signed(b"3008 joe@example.com", 5)
+    for _ in range(3):
+        first.note_bounce(b"3007 joe@example.com")
+    assert first.account(b"3007 joe@example.com") == Account(20_001, 3)
+    assert first.flush()
+    assert first.account(b"3007 joe@example.com") == Account(20_001, 3)
+    assert second.account(b"3007 joe@example.com") == Account(20_001, 3)
+    site.day = _TODAY + 2
+    second.note_bounce(b"3007 joe@example.com")
+    second.close()
+    assert site.ledger().account(b"3007 joe@example.com") == Account(20_001, 4)
+    assert site.ledger().account(b"3008 joe@example.com") == Account(5, 0)
+
+
+def test_counts_of_several_processes_add_up(site: _Site) -> None:
+    """None overwrites what another one has counted, and a file that was locked is counted in once."""
+    ledgers = [site.ledger() for _ in range(4)]
+
+    def work(ledger: Ledger) -> None:
+        for _ in range(500):
+            ledger.note_bounce(b"3007 joe@example.com")
+            ledger.note_signed(b"3007 joe@example.com", 2)
+        ledger.close()
+
+    threads = [Thread(target=work, args=(ledger,)) for ledger in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert site.ledger().account(b"3007 joe@example.com") == Account(4000, 2000)
+
+
+def test_a_count_is_never_seen_with_too_many_bounces(site: _Site) -> None:
+    """Whatever is just being written: a genuine bounce must not meet a budget that is not spent."""
+    ledger = site.ledger()
+    done = Event()
+    signed, bounced = [0], [0]
+    seen: list[tuple[int, Account, int]] = []
+
+    def look() -> None:
+        while not done.is_set():
+            before = signed[0]
+            seen.append((before, ledger.account(b"1"), bounced[0]))
+
+    thread = Thread(target=look)
+    thread.start()
+    for _ in range(20):
+        ledger.note_signed(b"1", 1)
+        signed[0] += 1
+        bounced[0] += 1
+        ledger.note_bounce(b"1")
+        ledger.flush()
+    done.set()
+    thread.join()
+    assert seen
+    for before, account, after in seen:
+        assert account.recipients >= before
+        assert account.bounces <= after
+
+
+def test_a_file_of_a_release_that_kept_no_counts_can_be_counted_in_and_tells_of_none(site: _Site) -> None:
+    """On the day of an upgrade it has a part of what was sent, and nothing must come of that."""
+    site.noted()
+    (path,) = site.folder.iterdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute("PRAGMA user_version = 0")
+        old.execute("DROP TABLE counted")
+    assert site.ledger().account(b"1") == Account(0, 0)
+    ledger = site.ledger()
+    ledger.note_signed(b"1", 1)
+    ledger.close()
+    assert ledger.notices() == []
+    assert site.ledger().account(b"1") == Account(0, 0)
+    site.day = _TODAY + 1
+    ledger = site.ledger()
+    ledger.note_bounce(b"1")
+    ledger.close()
+    assert site.ledger().account(b"1") == Account(0, 1)
+
+
+def test_an_account_that_cannot_be_read_is_an_error(site: _Site) -> None:
+    """The caller does as if there were no budget."""
+    site.noted()
+    (path,) = site.folder.iterdir()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(IoError, match="cannot use the ledger"):
+        site.ledger().account(b"1")
 
 
 def test_an_address_of_another_domain_is_not_noted(site: _Site) -> None:

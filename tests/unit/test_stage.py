@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
+from batv.budget import Account
 from batv.day import Day
 from batv.keyring import Key, KeyRing, KeyRings, Secret
 from batv.mac import Case
@@ -521,3 +522,36 @@ def test_the_outbound_stage_asks_no_record_about_a_recipient() -> None:
     decision = SIGNING.recipient(SENDER, parse_rcpt(b"TO:<bob@peer.example>").path, CLIENT, RINGS, TODAY)
     assert not decision.recall
     assert SIGNING.recalled(decision, on_record=False) is decision
+
+
+@pytest.mark.parametrize("on_forged", [Disposition.DISCARD, Disposition.REJECT, Disposition.QUARANTINE])
+def test_the_content_decides_about_a_good_tag_with_more_bounces_than_its_mail(on_forged: Disposition) -> None:
+    """What answers mail of ours goes on without its tag; the rest is kept, and never thrown away."""
+    stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged)}))
+    path = parse_rcpt(b"TO:" + tagged("joe@local.example").encode()).path
+    decision = stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY)
+    pending = stage.overdrawn(decision, Account(1, 13))
+    assert (pending.verdict, pending.undecided) == (Verdict.VALID, True)
+    known = stage.content(pending, NO_CLAIMS, Found.KNOWN)
+    assert (known.verdict, known.disposition, known.path, known.undecided) == (
+        Verdict.VALID,
+        Disposition.REWRITE,
+        decision.path,
+        False,
+    )
+    for found in Found:
+        if found is not Found.KNOWN:
+            kept = stage.content(pending, NO_CLAIMS, found)
+            assert (kept.verdict, kept.disposition, kept.undecided) == (Verdict.VALID, Disposition.QUARANTINE, False)
+            assert kept.reason == f"tag good; more bounces than its mail should have: 13 for 1 recipients; {found}"
+
+
+def test_where_bounces_without_a_tag_are_delivered_no_tag_has_a_budget() -> None:
+    """Nobody needs to steal one; and a domain that looks on withholds nothing."""
+    for on_forged in (Disposition.PASS, Disposition.MARK):
+        stage = VerifyingStage(Policy({b"local.example": DomainPolicy(on_forged)}))
+        path = parse_rcpt(b"TO:" + tagged("joe@local.example").encode()).path
+        decision = stage.recipient(NULL_REVERSE_PATH, path, CLIENT, RINGS, TODAY)
+        assert stage.overdrawn(decision, Account(1, 1000)) is decision
+        assert DeferringStage(stage, "doubt").overdrawn(decision, Account(1, 1000)) is decision
+        assert SIGNING.overdrawn(decision, Account(1, 1000)) is decision
