@@ -28,6 +28,7 @@ from batv.rescue import Found
 from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
 from batv.tag import tag_and_rest
 from batv.verdict import FORGED, SEVERITY, STATUS_BY_VERDICT, Decision, Disposition, Verdict
+from batv.wording import counted
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, Mailbox, ReversePath
@@ -320,7 +321,7 @@ class VerifyingStage:
         domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
         if domain is None or SEVERITY[domain.disposition(Verdict.UNTAGGED)] < SEVERITY[Disposition.QUARANTINE]:
             return decision
-        reason = f"{decision.reason}; {OVERDRAWN}: {account.bounces} for {account.recipients} recipients"
+        reason = f"{decision.reason}; {OVERDRAWN}: {account.bounces} for {counted(account.recipients, 'recipient')}"
         return replace(decision, disposition=Disposition.QUARANTINE, undecided=True, reason=reason)
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:

@@ -18,6 +18,7 @@ from batv.verdict import FORGED, STATUS_BY_VERDICT, Decision, Disposition, Verdi
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, ReversePath
+    from batv.budget import Account
     from batv.config import Settings
     from batv.day import Day
     from batv.keyring import Key, KeyRing, KeyRings
@@ -126,6 +127,10 @@ class OtherStage:
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """As the product has it."""
         return VerifyingStage(self.policy).recalled(decision, on_record=on_record)
+
+    def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
+        """As the product has it."""
+        return VerifyingStage(self.policy).overdrawn(decision, account)
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """As the product has it."""

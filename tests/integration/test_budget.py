@@ -82,7 +82,7 @@ def test_beyond_the_budget_what_proves_nothing_is_kept_and_what_is_genuine_passe
         service.wait_for_log(
             r"WARNING: a tag has more bounces than its mail should have: recipient=joe@example.com, bounces=12, recip"
         )
-        reason = "tag good; more bounces than its mail should have: 13 for 1 recipients; "
+        reason = "tag good; more bounces than its mail should have: 13 for 1 recipient; "
         assert service.journal()[-2]["reason"] == reason + "dsn, answers a message on the ledger"
     with ServiceProcess(tmp_path, next_hop.address, _BUDGET) as service, SmtpClient(service.inbound) as client:
         assert bounce(client, service) == ("valid", "quarantine")

@@ -309,7 +309,7 @@ zones = ["z.example"]
         ),
         (
             "a@example.com",
-            ("valid", "quarantine", f"good; {OVERDRAWN}: 13 for 1 recipients; names no message that it answers"),
+            ("valid", "quarantine", f"good; {OVERDRAWN}: 13 for 1 recipient; names no message that it answers"),
             "[ledger] max_bounces_per_recipient = 0",
             "[ledger] max_bounces_per_recipient",
         ),

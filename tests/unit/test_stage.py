@@ -543,7 +543,7 @@ def test_the_content_decides_about_a_good_tag_with_more_bounces_than_its_mail(on
         if found is not Found.KNOWN:
             kept = stage.content(pending, NO_CLAIMS, found)
             assert (kept.verdict, kept.disposition, kept.undecided) == (Verdict.VALID, Disposition.QUARANTINE, False)
-            assert kept.reason == f"tag good; more bounces than its mail should have: 13 for 1 recipients; {found}"
+            assert kept.reason == f"tag good; more bounces than its mail should have: 13 for 1 recipient; {found}"
 
 
 def test_where_bounces_without_a_tag_are_delivered_no_tag_has_a_budget() -> None:
