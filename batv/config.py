@@ -1019,16 +1019,7 @@ class Settings(_Section):
         if self.inbound is not None:
             for name in sorted(self.inbound.relay_domains & set(self.domains)):
                 yield "inbound.relay_domains", f"{name} stands under domains too: leave one out"
-        for name, domain in self.domains.items():
-            if domain.rescue and not self.ledger.enabled:
-                yield f'domains."{name}".rescue', "there is no ledger to look into: set ledger.enabled"
-        no_room = "the quarantine keeps nothing: give state.quarantine_max_mib some room"
-        if self.guessing.max_failures and not self.state.quarantine_max_mib:
-            yield "guessing.max_failures", no_room
-        if self.ledger.max_bounces_per_recipient and not self.state.quarantine_max_mib:
-            yield "ledger.max_bounces_per_recipient", no_room
-        if self.ledger.max_bounces_per_recipient and not self.ledger.enabled:
-            yield "ledger.max_bounces_per_recipient", "there is no ledger to count in: set ledger.enabled"
+        yield from self._nowhere_to_keep()
         policy = self.policy
         sender, recipient = self.probe.sender, self.probe.recipient
         if sender is not None and policy.for_domain(sender.domain) is None:
@@ -1041,6 +1032,22 @@ class Settings(_Section):
                     if policy.for_domain(name.encode()) is None:
                         place = f"outbound.client_certificates.{number}.domains"
                         yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
+
+    def _nowhere_to_keep(self) -> Iterator[tuple[str, str]]:
+        """Yield what is of no use without a ledger to look into, or without a quarantine that keeps what is found."""
+        suspects = {
+            "guessing.max_failures": self.guessing.max_failures,
+            "ledger.max_bounces_per_recipient": self.ledger.max_bounces_per_recipient,
+        }
+        if not self.state.quarantine_max_mib:
+            for name in (name for name, most in suspects.items() if most):
+                yield name, "the quarantine keeps nothing: give state.quarantine_max_mib some room"
+        if not self.ledger.enabled:
+            for name, domain in self.domains.items():
+                if domain.rescue:
+                    yield f'domains."{name}".rescue', "there is no ledger to look into: set ledger.enabled"
+            if self.ledger.max_bounces_per_recipient:
+                yield "ledger.max_bounces_per_recipient", "there is no ledger to count in: set ledger.enabled"
 
     @property
     def automatic(self) -> dict[bytes, str]:
