@@ -133,6 +133,30 @@ class ClientConnection(SMTP):
         )
     }
 
+    # Python finds methods at once only where an object's dictionary has few entries, as that of the base class has.
+    __slots__ = (
+        "_address",
+        "_asked",
+        "_at",
+        "_began",
+        "_client_is_next",
+        "_conversation",
+        "_deadline",
+        "_door",
+        "_encrypted_first",
+        "_grouped",
+        "_grouping",
+        "_heard",
+        "_held_up",
+        "_idle_commands",
+        "_inflow",
+        "_lost",
+        "_open_conversation",
+        "_pending",
+        "_refused_recipients",
+        "_tls",
+    )
+
     _open_conversation: Conversation
     """The conversation, in which alone commands are read."""
 

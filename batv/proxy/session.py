@@ -784,7 +784,7 @@ class ProxySession:
             event = transaction.ended(self._identifier, self._client, reply)
         if reply.positive:
             transaction.rescued = b""
-        if reply.permanent or reply.transient:
+        if not reply.positive:
             transaction.take_back()
         elif self._side.ledger is not None and self._side.direction is Direction.OUTBOUND:
             _note(self._side.ledger, transaction)

@@ -389,7 +389,7 @@ class Transaction:
             reply: the last reply that the client got, or None if it got none.
         """
         self.peek.finish()
-        said = _text(str(reply)) if reply is not None else ""
+        said = _text(reply) if reply is not None else ""
         outbound = self.side.direction is Direction.OUTBOUND
         outcomes = []
         for recipient in self.recipients:
@@ -401,7 +401,7 @@ class Transaction:
                     decision.disposition,
                     clean(decision.reason),
                     decision.key_number,
-                    said if said and recipient.accepted else _text(str(recipient.reply)),
+                    said if said and recipient.accepted else _text(recipient.reply),
                 )
             )
         return TransactionEnded(
@@ -533,9 +533,9 @@ class Transaction:
 
 
 @lru_cache(maxsize=128)
-def _text(reply: str) -> str:
+def _text(reply: Reply) -> str:
     """Return a reply as text for an event: most say what the one before said."""
-    return printable(reply.encode("utf-8", "backslashreplace"))
+    return printable(str(reply).encode("utf-8", "backslashreplace"))
 
 
 def _check_prelude(reply: Reply) -> None:

@@ -18,8 +18,8 @@ Source: RFC 5321 sections 4.2 and 4.5.3.1.5.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import ReplyError
@@ -42,57 +42,50 @@ _MAX_CACHED_OCTETS: Final = 512
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A reply, of ours or of a peer.
 
     Attributes:
         code: three digits, 200 to 599.
         texts: the text of each line, without code and line end; at least one.
+        octets: the reply as it goes over the wire.
+        positive: whether this is 2yz: done.
+        intermediate: whether this is 3yz: go on.
     """
 
     code: int
     texts: tuple[bytes, ...]
+    octets: bytes = field(init=False, repr=False, compare=False)
+    positive: bool = field(init=False, repr=False, compare=False)
+    intermediate: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Work out what is asked again and again: most replies say what the one before said."""
+        *before, last = self.texts
+        lines = [b"%d-%b\r\n" % (self.code, text) for text in before]
+        lines.append(b"%d %b\r\n" % (self.code, last))
+        object.__setattr__(self, "octets", b"".join(lines))
+        object.__setattr__(self, "positive", self.code < 300)  # noqa: PLR2004 -- RFC 5321 section 4.2.1
+        object.__setattr__(self, "intermediate", 300 <= self.code < 400)  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
     @classmethod
     def of(cls, code: int, *texts: str) -> Reply:
         """Return a reply of ours; texts are ASCII, the enhanced code included."""
         return cls(code, tuple(text.encode("ascii") for text in texts))
 
-    @cached_property
-    def octets(self) -> bytes:
-        """The reply as it goes over the wire."""
-        *before, last = self.texts
-        lines = [b"%d-%b\r\n" % (self.code, text) for text in before]
-        lines.append(b"%d %b\r\n" % (self.code, last))
-        return b"".join(lines)
-
-    @cached_property
-    def positive(self) -> bool:
-        """Whether this is 2yz: done."""
-        return self.code < 300  # noqa: PLR2004 -- RFC 5321 section 4.2.1
-
-    @cached_property
-    def intermediate(self) -> bool:
-        """Whether this is 3yz: go on."""
-        return 300 <= self.code < 400  # noqa: PLR2004 -- RFC 5321 section 4.2.1
-
-    @cached_property
+    @property
     def transient(self) -> bool:
         """Whether this is 4yz: try again later."""
         return 400 <= self.code < 500  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
-    @cached_property
+    @property
     def permanent(self) -> bool:
         """Whether this is 5yz: do not try again."""
         return self.code >= 500  # noqa: PLR2004 -- RFC 5321 section 4.2.1
 
     def __str__(self) -> str:
         """Return the reply in one line, for the log."""
-        return self._line
-
-    @cached_property
-    def _line(self) -> str:
         return f"{self.code} " + " ".join([text.decode("utf-8", "backslashreplace") for text in self.texts])
 
 

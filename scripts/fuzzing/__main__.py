@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("scripts/fuzz", description="Feed the parsers with octets made to break them.")
     parser.add_argument("targets", metavar="TARGET", nargs="*", help=f"of {', '.join(NAMES)}; all of them unless named")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="from which each run does the same anew (0: by chance)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at once (%(default)s)")
     parser.add_argument(
         "--folder",
@@ -47,19 +48,19 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if wrong := sorted(set(options.targets) - set(NAMES)):
         parser.error(f"there is no target {' '.join(wrong)}")
-    if options.seconds < 1 or options.jobs < 1:
-        parser.error("--seconds and --jobs take a number from 1 on")
+    if options.seconds < 1 or options.jobs < 1 or options.seed < 0:
+        parser.error("--seconds and --jobs take a number from 1 on, --seed from 0 on")
     if find_spec("atheris") is None:
         print("scripts/fuzz: there is no atheris: run scripts/venv --test, on Linux on x86-64", file=sys.stderr)
         return 69
     names = options.targets or NAMES
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = [pool.submit(_fuzz, name, options.seconds, options.folder.resolve()) for name in names]
+        runs = [pool.submit(_fuzz, name, options.seconds, options.seed, options.folder.resolve()) for name in names]
         good = [run.result() for run in runs]
     return 0 if all(good) else 1
 
 
-def _fuzz(name: str, seconds: int, folder: Path) -> bool:
+def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> bool:
     """Fuzz one target, print what was found, and return whether nothing was."""
     corpus, crashes = folder / "corpus" / name, folder / "crashes" / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -67,6 +68,7 @@ def _fuzz(name: str, seconds: int, folder: Path) -> bool:
     command = [
         *(sys.executable, "-m", "scripts.fuzzing.one", name),
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-max_len={_LONGEST_OCTETS}",
         f"-timeout={_SLOWEST_SECONDS}",
         f"-artifact_prefix={crashes}/",
