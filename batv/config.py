@@ -471,7 +471,7 @@ class _ListenerSettings(_Section):
     next_hop_identity: Annotated[Announce, _enum(Announce)] = Field(
         Announce.AUTO,
         description="how the next hop learns who the client is: xforward, xclient, proxy-v1, proxy-v2, off;"
-        " auto: XFORWARD, else XCLIENT, where it offers them",
+        " auto: XFORWARD, else XCLIENT, where it offers them; where one is named and not offered, clients hear 451",
     )
     next_hop_tls: Annotated[NextHopTls, _enum(NextHopTls)] = Field(
         NextHopTls.OFF,

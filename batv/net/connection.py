@@ -56,6 +56,14 @@ class TlsFault(NextHopFault):
     """The next hop and we find no TLS that suits both."""
 
 
+class IdentityFault(NextHopFault):
+    """The next hop cannot be told who the client is as the settings want it: whoever that is, it has to be mended."""
+
+
+class ClientFault(NextHopFault):
+    """The next hop refuses to hear that this is the client: others may be served all the same."""
+
+
 class LoginFault(NextHopFault):
     """The next hop does not know us: another user, another password, or no mechanism that suits both."""
 

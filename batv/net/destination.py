@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batv.config import Announce, NextHopTls
-from batv.net.connection import LoginFault, NextHopConnection, NextHopFault, TlsFault
+from batv.net.connection import (
+    ClientFault,
+    IdentityFault,
+    LoginFault,
+    NextHopConnection,
+    NextHopFault,
+    TlsFault,
+)
 from batv.net.outbox import Outbox
 from batv.net.reason import reason
 from batv.smtp.auth import auth_lines, choose, mechanisms
@@ -35,12 +42,13 @@ if TYPE_CHECKING:
     from batv.smtp.auth import Credentials
     from batv.smtp.reply import Reply
 
-__all__ = ["Destination", "Link"]
+__all__ = ["Destination", "Link", "taken_of_client"]
 
 _MAX_BURDEN: Final = 5
 """Errors and RSETs without a message. Postfix delays from 10 errors on and cuts at 20; Exim cuts at 10 RSETs."""
 
 _MORE_WANTED: Final = 334
+_CLOSING: Final = 421
 _OURSELVES: Final = Origin()
 _HELO: Final = re.compile(r"[!-~]{1,255}")
 _STATUS: Final = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
@@ -159,17 +167,18 @@ class Destination:
         """Tell the server with XCLIENT of whom the next messages come, and hear what it offers that client.
 
         Raises:
-            NextHopFault: it does not take that. The connection is cut: it may serve under a foreign name now.
+            ClientFault: it does not take that.
+            NextHopFault: it is gone. Either way the connection is cut: it may serve under a foreign name now.
         """
         if origin is None or connection.origin == origin:
             return
         seconds = self._settings.command_seconds
         try:
             for line in xclient_commands(origin, _attributes(connection, b"XCLIENT")):
-                _positive("XCLIENT", await connection.command(line, seconds))
+                taken_of_client("XCLIENT", await connection.command(line, seconds))
             # XCLIENT_README has the client's own name follow, which is what the server goes by from then on.
             helo = origin.helo.encode() if _HELO.fullmatch(origin.helo) else self._hostname
-            await self._hello(connection, helo)
+            taken_of_client("the client's greeting", await self._said_hello(connection, helo))
         except BaseException:
             connection.abort()
             raise
@@ -204,6 +213,7 @@ class Destination:
                     raise fault if isinstance(fault, TlsFault) else TlsFault(str(fault)) from fault
             if self._link.credentials is not None:
                 await self._log_in(connection, self._link.credentials)
+            self._check_announced(connection)
         except BaseException:
             connection.abort()
             raise
@@ -228,17 +238,20 @@ class Destination:
             raise
         return connection
 
-    async def _hello(self, connection: NextHopConnection, name: bytes | None = None) -> None:
+    async def _hello(self, connection: NextHopConnection) -> None:
+        _positive("our greeting", await self._said_hello(connection, self._hostname))
+
+    async def _said_hello(self, connection: NextHopConnection, name: bytes) -> Reply:
+        """Return the reply to EHLO, or to HELO where that is not known, and note what is offered."""
         seconds = self._settings.connect_seconds
         verb = b"LHLO " if self.endpoint.lmtp else b"EHLO "
-        name = name or self._hostname
         reply = await connection.command(verb + name, seconds)
         offered = Capabilities.of(reply) if reply.positive else Capabilities({})
         if reply.permanent and not self.endpoint.lmtp:
             reply = await connection.command(b"HELO " + name, seconds)
-        _positive("our greeting", reply)
         connection.capabilities = offered
         connection.tells = self._announced_to(offered)
+        return reply
 
     def _announced_to(self, offered: Capabilities) -> Announce | None:
         """Return how a server that offers this is told who the client is; None if with no command."""
@@ -246,6 +259,21 @@ class Destination:
             (Announce.XFORWARD, Announce.XCLIENT) if self._link.announce is Announce.AUTO else (self._link.announce,)
         )
         return next((each for each in wanted if _KEYWORDS.get(each) in offered), None)
+
+    def _check_announced(self, connection: NextHopConnection) -> None:
+        """Raise IdentityFault where the settings name a command that the server does not offer.
+
+        It would take the mail for ours, and its access control and its log would go by that.
+        """
+        announce = self._link.announce
+        keyword = _KEYWORDS.get(announce)
+        if keyword is None or b"ADDR" in _attributes(connection, keyword):
+            return
+        word = keyword.decode()
+        raise IdentityFault(
+            f'the next hop does not offer {word}, and next_hop_identity = "{announce.value}" wants it',
+            f"let it offer that to this host (Postfix: smtpd_authorized_{announce.value}_hosts), or set another",
+        )
 
     async def _start_tls(self, connection: NextHopConnection) -> None:
         if b"STARTTLS" not in connection.capabilities:
@@ -283,10 +311,18 @@ class Destination:
         await self._hello(connection)
 
 
+def taken_of_client(what: str, reply: Reply) -> None:
+    """Raise ClientFault where a server has refused what it was told of a client, and NextHopFault where it closes."""
+    if reply.positive:
+        return
+    kind = NextHopFault if reply.code == _CLOSING else ClientFault
+    raise kind(f"the next hop answered {what} with {reply}")
+
+
 def _positive(what: str, reply: Reply) -> None:
     if not reply.positive:
         raise NextHopFault(f"the next hop answered {what} with {reply}")
 
 
 def _attributes(connection: NextHopConnection, keyword: bytes) -> list[bytes]:
-    return connection.capabilities.keywords.get(keyword, b"").split()
+    return connection.capabilities.keywords.get(keyword, b"").upper().split()

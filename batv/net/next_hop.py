@@ -2,8 +2,9 @@
 
 Rules:
 
-1. The servers are tried in their order. One that cannot be reached, or breaks down, is passed over for a while, unless
-   none is left.
+1. The servers are tried in their order. One that cannot be reached, breaks down, or cannot be told of clients as the
+   settings want it, is passed over for a while, unless none is left. One that refuses to be told of one client is
+   passed over for nobody, and what it refuses is not offered to the next one.
 2. With PROXY a connection serves one client and ends with its session. With XCLIENT it is told of each change of
    client, and with XFORWARD of the client of each message: nobody is served under another's name. A server that takes
    no further XCLIENT, as Postfix takes none of a stranger, is one client's as with PROXY.
@@ -16,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batv.config import Announce
-from batv.net.connection import NextHopConnection, NextHopFault
+from batv.net.connection import ClientFault, NextHopConnection, NextHopFault
 from batv.net.destination import Destination, Link
 from batv.smtp.origin import xforward_commands
 
@@ -180,6 +181,8 @@ class Route:
                     connection = await destination.connect(self._origin)
                     if connection.tells is Announce.XCLIENT:
                         await destination.introduce(connection, self._origin)
+            except ClientFault:
+                raise
             except NextHopFault as fault:
                 faults.append(f"{destination}: {fault}")
                 if len(candidates) == 1:
@@ -204,14 +207,16 @@ class Route:
         else:
             destination.keep(connection)
 
-    def failed(self, connection: NextHopConnection) -> bool:
+    def failed(self, connection: NextHopConnection, fault: NextHopFault) -> bool:
         """Cut a connection that broke before its server took anything; return whether to try again.
 
         One that was used before may have been closed meanwhile, which no server announces. Where a new one breaks, the
-        server is passed over, if there is another.
+        server is passed over, if there is another; but not for a fault that is one client's.
         """
         connection.abort()
         destination = self._serving.pop(connection)
+        if isinstance(fault, ClientFault):
+            return connection.reused
         return connection.reused or self.next_hop.pass_over(destination)
 
     def drop(self, connection: NextHopConnection, *, politely: bool = False) -> None:

@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from batv.net.connection import NextHopFault, SilenceFault
+from batv.net.destination import taken_of_client
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
 from batv.smtp.header import StatusField
 from batv.verdict import FORGED, Decision, Disposition, Verdict
@@ -226,7 +227,7 @@ class Transaction:
                 reply = await self._said_mail
             except NextHopFault as fault:
                 connection, self._connection = self._connection, None
-                if connection is None or not self.route.failed(connection) or isinstance(fault, SilenceFault):
+                if connection is None or not self.route.failed(connection, fault) or isinstance(fault, SilenceFault):
                     raise
                 await self._say_mail(await self._acquire(fresh=True))
                 said, self._said = self._said, deque()
@@ -500,7 +501,7 @@ class Transaction:
             try:
                 reply = await self._mail_on(connection, seconds)
             except NextHopFault as fault:
-                if not self.route.failed(connection) or isinstance(fault, SilenceFault):
+                if not self.route.failed(connection, fault) or isinstance(fault, SilenceFault):
                     raise
                 fresh = True
             except BaseException:
@@ -540,5 +541,4 @@ def _text(reply: Reply) -> str:
 
 def _check_prelude(reply: Reply) -> None:
     # Who goes on without it may be taken for whom it announced last.
-    if not reply.positive:
-        raise NextHopFault(f"the next hop answered XFORWARD with {reply}")
+    taken_of_client("XFORWARD", reply)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from batv.clock import ClockJudge, newest_day
 from batv.day import Day
 from batv.errors import NoSigningKeyError
-from batv.net.connection import LoginFault, NextHopFault, TlsFault
+from batv.net.connection import IdentityFault, LoginFault, NextHopFault, TlsFault
 from batv.net.destination import Destination
 from batv.net.dnsbl import asked_about, lists
 from batv.net.resolver import DnsFault
@@ -252,14 +252,16 @@ async def next_hops(
             findings.append(Finding("next hop", Grade.OK, f"{subject} answers"))
         elif serves:
             remedy = f"{_hop_remedy(side, fault)}; another one serves"
-            findings.append(Finding("next hop", Grade.WARNING, f"{subject}: {fault}", remedy))
+            findings.append(Finding("next hop", Grade.WARNING, f"{subject}: {fault.what}", remedy))
         else:
-            findings.append(Finding("next hop", Grade.FAULT, f"{subject}: {fault}", _hop_remedy(side, fault)))
+            findings.append(Finding("next hop", Grade.FAULT, f"{subject}: {fault.what}", _hop_remedy(side, fault)))
     return findings
 
 
 def _hop_remedy(side: str, fault: NextHopFault) -> str:
     """Return what to do about a next hop that does not serve us."""
+    if isinstance(fault, IdentityFault):
+        return f"{fault.remedy} in {side}.next_hop_identity"
     if isinstance(fault, TlsFault):
         return f"mend its certificate or its TLS, or set {side}.next_hop_tls, next_hop_tls_ca or next_hop_tls_name"
     if isinstance(fault, LoginFault):
