@@ -29,12 +29,12 @@ def on(loop: str, test: Coroutine[Any, Any, None]) -> None:
         runner.run(test)
 
 
-async def sent(relay: Relay, text: bytes) -> list[bytes]:
+async def sent(relay: Relay, text: bytes, helo: bytes = b"client.example") -> list[bytes]:
     """Send a message in a session of its own, and return the replies from MAIL on."""
     client = Client(*await asyncio.open_connection("127.0.0.1", relay.port))
     with closing(client):
         await client.reply()
-        await client.say(b"EHLO client.example")
+        await client.say(b"EHLO " + helo)
         replies = [await client.say(b"MAIL FROM:<joe@example.com>"), await client.say(b"RCPT TO:<bob@peer.example>")]
         if replies[-1][:1] == b"2":
             replies.append(await client.say(b"DATA"))
@@ -176,6 +176,72 @@ def test_a_refusal_is_no_reason_to_pass_a_next_hop_over(loop: str, tmp_path: Pat
                 for _ in range(3):
                     assert (await sent(relay, b"unwanted"))[-1] == b"550 5.1.1 no such user here\r\n"
             assert (second.connections, second.messages) == ([], [])
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("identity", "offers"), [("xclient", b"XFORWARD ADDR"), ("xforward", b"XFORWARD NAME")])
+def test_a_next_hop_that_cannot_be_told_of_clients_as_wanted_is_passed_over(
+    identity: str, offers: bytes, loop: str, tmp_path: Path
+) -> None:
+    """It would take all mail for the proxy's own, and let in whom it should not; another one need not suffer for it."""
+
+    async def test() -> None:
+        wanted = identity.upper().encode() + b" ADDR"
+        with RecordingNextHop(offers=(offers,)) as first, RecordingNextHop(offers=(wanted,)) as second:
+            servers = [first.address, second.address]
+            changes = merged(PATIENCE, {"outbound": {"next_hop": servers, "next_hop_identity": identity}})
+            async with running(tmp_path, Direction.OUTBOUND, 1, changes) as relay:
+                assert (await sent(relay, b"told"))[-1].startswith(b"250 ")
+                assert subjects(second) == [b"told"]
+                assert any(line.startswith(identity.upper().encode()) for line in second.commands)
+                assert first.commands == []
+                assert relay.errors == []
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("identity", ["xclient", "xforward"])
+def test_where_no_next_hop_can_be_told_of_clients_as_wanted_the_log_says_what_to_do(
+    identity: str, loop: str, tmp_path: Path
+) -> None:
+    """Clients keep their mail, and nobody but the administrator can help them."""
+
+    async def test() -> None:
+        with RecordingNextHop() as hop:
+            changes = merged(PATIENCE, {"outbound": {"next_hop": hop.address, "next_hop_identity": identity}})
+            async with running(tmp_path, Direction.OUTBOUND, 1, changes) as relay:
+                assert (await sent(relay, b"untold"))[0] == b"451 4.3.0 Temporary failure, try again later\r\n"
+                (event,) = (event for event in relay.events if isinstance(event, TransactionEnded))
+            assert hop.commands == []
+            assert event.cause == (
+                f'the next hop does not offer {identity.upper()}, and next_hop_identity = "{identity}" wants it: let it'
+                f" offer that to this host (Postfix: smtpd_authorized_{identity}_hosts), or set another"
+            )
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("way", [b"XCLIENT", b"XFORWARD"])
+def test_a_client_that_a_next_hop_refuses_keeps_it_from_nobody_else(way: bytes, loop: str, tmp_path: Path) -> None:
+    """One client in a list of a server's would turn all mail away from it; and what it refuses goes to no other."""
+
+    async def test() -> None:
+        offers = (way + b" ADDR HELO",)
+        with RecordingNextHop(offers=offers) as first, RecordingNextHop(offers=offers) as second:
+            first.strangers = frozenset({b"HELO=bad.example"})
+            changes = merged(PATIENCE, {"outbound": {"next_hop": [first.address, second.address]}})
+            async with running(tmp_path, Direction.OUTBOUND, 1, changes) as relay:
+                for _ in range(2):
+                    later = b"451 4.3.0 Temporary failure, try again later\r\n"
+                    assert (await sent(relay, b"bad", b"bad.example"))[0] == later
+                    assert (await sent(relay, b"good"))[-1].startswith(b"250 ")
+                assert (subjects(first), second.connections) == ([b"good", b"good"], [])
+                causes = {event.cause for event in relay.events if isinstance(event, TransactionEnded) and event.cause}
+                assert causes == {f"the next hop answered {way.decode()} with 550 5.7.1 not of that client"}
 
     on(loop, test())
 

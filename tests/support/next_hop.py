@@ -159,6 +159,7 @@ class RecordingNextHop:
         tls_shakes: whether the handshake is answered after that.
         messages: those taken, in their order.
         connections: all there were, in their order.
+        strangers: attributes as XCLIENT and XFORWARD have them, whose clients are refused.
         dots: set once a final dot has come; may be cleared.
         content: set once octets of a message have come; may be cleared.
     """
@@ -177,6 +178,7 @@ class RecordingNextHop:
         self.tls_first = False
         self.tls_answer = TLS_READY
         self.tls_shakes = True
+        self.strangers: frozenset[bytes] = frozenset()
         self.failing: tuple[Stage, Failure] | None = None
         self.recipients_expected = 1
         self._loop: Final = asyncio.new_event_loop()
@@ -348,11 +350,22 @@ class RecordingNextHop:
                 case b"RSET":
                     await reply(Stage.RSET, b"250 2.0.0 forgotten\r\n")
                     mail, taken = b"", []
+                case b"XFOR" | b"XCLI":
+                    await reply(None, self._told_of_client(line))
                 case b"QUIT":
                     await reply(None, b"221 2.0.0 bye\r\n")
                     raise _GoneError
                 case _:
                     await reply(None, b"503 5.5.1 what?\r\n")
+
+    def _told_of_client(self, line: bytes) -> bytes:
+        """Return the reply to XFORWARD or XCLIENT."""
+        verb, *attributes = line.split()
+        if not any(offer.startswith(verb + b" ") for offer in self.offers):
+            return b"503 5.5.1 what?\r\n"
+        if self.strangers.intersection(attributes):
+            return b"550 5.7.1 not of that client\r\n"
+        return b"220 hop.example ESMTP\r\n" if verb == b"XCLIENT" else b"250 2.0.0 Ok\r\n"
 
     async def _start_tls(
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

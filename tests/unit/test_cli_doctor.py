@@ -86,6 +86,17 @@ def test_the_table_says_what_to_do(batv: Command) -> None:
     assert answer.out.splitlines()[-1] == "2 faults, 0 to look at"
 
 
+def test_a_next_hop_that_cannot_be_told_of_clients_as_wanted_is_a_fault(batv: Command) -> None:
+    """It answers, and yet every client hears 451."""
+    settings = batv.config.read_text()
+    batv.config.write_text(settings.replace("[inbound]", '[inbound]\nnext_hop_identity = "xclient"'))
+    answer = batv("doctor", "--no-dns", "--json")
+    (found,) = (each for each in answer.fields["findings"] if each["result"] == "fault")
+    assert found["found"].endswith('does not offer XCLIENT, and next_hop_identity = "xclient" wants it')
+    assert found["remedy"].startswith("let it offer that to this host (Postfix: smtpd_authorized_xclient_hosts)")
+    assert found["remedy"].endswith("or set another in inbound.next_hop_identity")
+
+
 def test_a_next_hop_that_is_down_is_a_fault_unless_another_one_serves(batv: Command) -> None:
     """Mail waits in the servers before the proxies as long as none answers."""
     with RecordingNextHop() as hop:
