@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
-__all__ = ["FORGED", "SEVERITY", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
+__all__ = ["APART", "FORGED", "SEVERITY", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
 
 
 class Verdict(Enum):
@@ -81,6 +81,9 @@ SEVERITY: Final = {
 }
 """How bad it is for a bounce that should have been delivered."""
 
+
+APART: Final = "to come in a transaction of its own"
+"""Why a recipient is deferred for whom the message would be another than for those who were named before."""
 
 PathT = TypeVar("PathT")
 

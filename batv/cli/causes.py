@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batv.cli.output import text_of
 from batv.rollout import Phase
 from batv.stage import NOT_ON_RECORD, OVERDRAWN
-from batv.verdict import FORGED, Disposition, Verdict
+from batv.verdict import APART, FORGED, Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import Mailbox
@@ -45,6 +45,12 @@ class Cause(NamedTuple):
     rule: str
     otherwise: str | None = None
     to_change_it: str | None = None
+
+
+_PUT_OFF: Final = Cause(
+    "beside those named before it the message would be another: the client was told to try again",
+    "it would have to come in a transaction of its own, as it does when the client tries again",
+)
 
 
 class Causes:
@@ -95,6 +101,8 @@ class Causes:
         self, address: Mailbox | None, verdict: Verdict, disposition: Disposition | None, reason: str
     ) -> Cause:
         """Return why the recipient of a message met what it met; None for the address of `<Postmaster>`."""
+        if reason.endswith(APART):
+            return _PUT_OFF
         if verdict is Verdict.NOT_A_BOUNCE:
             return Cause("mail whose sender is not null is never judged", "its sender would have to be null")
         if address is None:
@@ -133,6 +141,8 @@ class Causes:
         self, address: Mailbox | None, verdict: Verdict, disposition: Disposition | None, reason: str
     ) -> Cause:
         """Return why the sender of outbound mail met what it met; None for the address of the null sender."""
+        if reason == APART:
+            return _PUT_OFF
         if address is None:
             return Cause("a null sender is never signed")
         table = self._table(address)

@@ -22,6 +22,7 @@ __all__ = [
     "Direction",
     "Event",
     "Level",
+    "Misnamed",
     "Notice",
     "Observer",
     "RecipientOutcome",
@@ -73,6 +74,18 @@ class RecipientOutcome(NamedTuple):
     reply: str
 
 
+class Misnamed(NamedTuple):
+    """What a RCPT named that was no recipient.
+
+    Attributes:
+        argument: as the client gave it.
+        reply: what the client was told.
+    """
+
+    argument: str
+    reply: str
+
+
 class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields takes three times as long to make
     """A transaction ended: with a reply to its message, or without one.
 
@@ -92,6 +105,7 @@ class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields take
         cause: what went wrong, for the log alone; empty if nothing did.
         null_sender: whether the reverse path is null.
         unnamed: how many refused recipients are not among `recipients`.
+        misnamed: the first of them that was no recipient to begin with; None where none was.
     """
 
     time: float
@@ -109,6 +123,7 @@ class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields take
     cause: str = ""
     null_sender: bool = False
     unnamed: int = 0
+    misnamed: Misnamed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from batv.observe.event import Event, Level, Notice, TransactionEnded, clean
 
 if TYPE_CHECKING:
-    from batv.observe.event import RecipientOutcome
+    from batv.observe.event import Misnamed, RecipientOutcome
 
 __all__ = ["LogWriter", "log_line", "log_observer"]
 
@@ -125,9 +125,10 @@ def _transaction(event: TransactionEnded) -> str:
     return (
         f"{event.direction.word}: {event.transaction}: client=<{_escaped(event.client)}>,"
         f" helo=<{_escaped(event.helo)}>, from=<{_path(event.reverse_path)}>,{recipients}"
-        f"{f' more-recipients={more},' if more else ''}"
-        f" message-id=<{_path(event.message_id)}>, size={event.size}, relay={event.relay},"
-        f" reply=<{_escaped(event.reply)}>{f', cause=<{_escaped(event.cause)}>' if event.cause else ''}"
+        f"{f' more-recipients={more},' if more else ''}{_misnamed(event.misnamed)}"
+        f" message-id=<{_path(event.message_id)}>, size={event.size}, relay={event.relay}"
+        f"{f', reply=<{_escaped(event.reply)}>' if event.reply else ''}"
+        f"{f', cause=<{_escaped(event.cause)}>' if event.cause else ''}"
     )
 
 
@@ -138,6 +139,12 @@ def _recipient(outcome: RecipientOutcome, reply: str) -> str:
         f" to=<{_path(outcome.forward_path)}> verdict={outcome.verdict.word}{key}"
         f" disposition={outcome.disposition.word} ({_escaped(outcome.reason)}){own},"
     )
+
+
+def _misnamed(misnamed: Misnamed | None) -> str:
+    if misnamed is None:
+        return ""
+    return f" refused=<{_path(misnamed.argument)}> reply=<{_escaped(misnamed.reply)}>,"
 
 
 def _path(text: str) -> str:

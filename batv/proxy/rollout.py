@@ -18,7 +18,7 @@ from batv.probe import Loop
 from batv.rollout import Evidence, Phase, Progress, capped, classed, probed, walked
 from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
-from batv.verdict import Verdict
+from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ class Rollout:
         elif event.null_sender:
             for outcome in event.recipients:
                 name = self._evidence_for(outcome.forward_path)
-                if name is not None:
+                if name is not None and outcome.disposition is not Disposition.DEFER:  # that one comes again
                     self._count(name, outcome.verdict)
 
     def take(self) -> Counted:

@@ -43,7 +43,7 @@ from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
 from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
-from batv.proxy.transaction import START_CONTENT, Recipient, Transaction
+from batv.proxy.transaction import SEPARATELY, START_CONTENT, Recipient, Transaction
 from batv.rescue import FIRST_PART_OCTETS, NO_CLAIMS, Found, addresses_in, claims_of, message_ids_in
 from batv.smtp.data import Unstuffer
 from batv.smtp.extension import Capabilities, hidden_parameter
@@ -80,7 +80,6 @@ _SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
 _RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
 _GO_AHEAD: Final = Reply.of(354, "End data with <CR><LF>.<CR><LF>")
 _LATER: Final = Reply.of(451, "4.3.0 Temporary failure, try again later")
-_SEPARATELY: Final = Reply.of(452, "4.5.3 Send to this recipient in a transaction of its own")
 _TOO_MANY: Final = Reply.of(452, "4.5.3 Too many recipients")
 _UNKNOWN: Final = Reply.of(500, "5.5.1 Command unrecognized")
 _ARGUMENT: Final = Reply.of(501, "5.5.4 Syntax error in arguments")
@@ -328,11 +327,11 @@ class ProxySession:
             rcpt = parse_rcpt(argument)
         except PathError as error:
             inbound = self._side.direction is Direction.INBOUND
-            return _NO_RELAY if error.relay_trick and inbound else _BAD_RECIPIENT
+            return transaction.refuse(argument, _NO_RELAY if error.relay_trick and inbound else _BAD_RECIPIENT)
         if not self._takes(rcpt.path, transaction.parameters):
-            return _BAD_RECIPIENT
+            return transaction.refuse(argument, _BAD_RECIPIENT)
         if rcpt.parameters and hidden_parameter(rcpt.parameters):
-            return _PARAMETER
+            return transaction.refuse(argument, _PARAMETER)
         if transaction.split:
             reply = await self._decide_sender(transaction, rcpt)
             if reply is not None:
@@ -345,7 +344,7 @@ class ProxySession:
             transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
         )
         if transaction.mail_said:
-            refusal = None if sender.path == transaction.sender.path else _SEPARATELY
+            refusal = None if sender.path == transaction.sender.path else SEPARATELY
         else:
             transaction.sender = sender
             try:
@@ -388,7 +387,7 @@ class ProxySession:
         elif deferred:
             recipient.reply = _LATER
         elif _goes_alone(transaction, recipient):
-            recipient.reply = _SEPARATELY
+            recipient.reply = SEPARATELY
         elif recipient.held:
             await self._ask_apart(transaction, recipient)
         else:

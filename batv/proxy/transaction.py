@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Final
 
 from batv.net.connection import NextHopFault, SilenceFault
 from batv.net.destination import taken_of_client
-from batv.observe.event import Direction, RecipientOutcome, TransactionEnded, clean, printable
+from batv.observe.event import Direction, Misnamed, RecipientOutcome, TransactionEnded, clean, printable
 from batv.smtp.header import StatusField
-from batv.verdict import FORGED, Decision, Disposition, Verdict
+from batv.smtp.reply import Reply
+from batv.verdict import APART, FORGED, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, ReversePath
@@ -38,11 +39,10 @@ if TYPE_CHECKING:
     from batv.proxy.side import Side
     from batv.smtp.extension import Capabilities
     from batv.smtp.header import HeaderPeek
-    from batv.smtp.reply import Reply
     from batv.stage import Client, Stage
     from batv.store.quarantine import QuarantinedMessage
 
-__all__ = ["START_CONTENT", "Recipient", "Transaction"]
+__all__ = ["SEPARATELY", "START_CONTENT", "Recipient", "Transaction"]
 
 START_CONTENT: Final = 354
 
@@ -54,6 +54,8 @@ _RESET_SECONDS: Final = 10.0
 _REFUSED_KEPT: Final = 100
 """Recipients after which refused ones are only counted. A client of a list has fewer; a dictionary attack has more."""
 
+SEPARATELY: Final = Reply.of(452, "4.5.3 Send to this recipient in a transaction of its own")
+_TO: Final = b"TO:"
 _OFFER_GONE: Final = "the next hop no longer offers what the client was told"
 
 
@@ -93,6 +95,11 @@ class Recipient:
         return self.reply.positive
 
     @property
+    def apart(self) -> bool:
+        """Whether the client is to name the recipient again, in a transaction of its own."""
+        return self.reply is SEPARATELY
+
+    @property
     def command(self) -> bytes:
         """The command that names the recipient to the next hop."""
         return b"RCPT TO:%b%b" % (self.decision.path.octets, self.parameters)
@@ -118,6 +125,7 @@ class Transaction:
         trace: a field that goes before the message.
         inquiry: what lists of senders of backscatter were asked about the client; None if nothing.
         named: how many recipients the client named.
+        misnamed: the first RCPT that named none; None where each did.
         recipients: those of them that were accepted, and the first of those that were not, in their order.
         status: value of the status field that the message is to carry, or None.
         cause: what went wrong, for the log alone.
@@ -151,6 +159,7 @@ class Transaction:
     trace: bytes = b""
     inquiry: Inquiry | None = None
     named: int = 0
+    misnamed: Misnamed | None = None
     recipients: list[Recipient] = field(default_factory=list)
     status: bytes | None = None
     cause: str = ""
@@ -198,6 +207,13 @@ class Transaction:
     def pipelines(self) -> bool:
         """Whether the next hop takes a command before it has answered the last one."""
         return self._connection is not None and self._connection.pipelines
+
+    def refuse(self, argument: bytes, reply: Reply) -> Reply:
+        """Return the reply to a RCPT that names no recipient; the first one is kept, for the log."""
+        if self.misnamed is None:
+            path = argument[len(_TO) :].strip() if argument.upper().startswith(_TO) else argument
+            self.misnamed = Misnamed(printable(path), _text(str(reply)))
+        return reply
 
     def remember(self, recipient: Recipient) -> None:
         """Keep a recipient: an accepted one always, others up to a number, so that refusals do not fill the memory."""
@@ -395,6 +411,8 @@ class Transaction:
         outcomes = []
         for recipient in self.recipients:
             decision = self.sender if outbound else recipient.decision
+            if recipient.apart:
+                decision = _put_off(recipient.decision, outbound=outbound)
             outcomes.append(
                 RecipientOutcome(
                     printable(recipient.given),
@@ -421,6 +439,7 @@ class Transaction:
             reply=said,
             cause=self.cause,
             null_sender=self.given.null,
+            misnamed=self.misnamed,
         )
 
     # Parts.
@@ -531,6 +550,12 @@ class Transaction:
             self.route.release(connection)
         else:
             self.route.drop(connection)
+
+
+def _put_off(decision: Decision[ForwardPath], *, outbound: bool) -> Decision[ForwardPath]:
+    """Return what is on record of a recipient that is to come again."""
+    verdict, reason = (Verdict.UNSIGNED, APART) if outbound else (decision.verdict, f"{decision.reason}; {APART}")
+    return replace(decision, verdict=verdict, disposition=Disposition.DEFER, reason=reason)
 
 
 @lru_cache(maxsize=128)

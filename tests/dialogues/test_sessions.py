@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batv.observe.event import Direction
+from batv.observe.event import Direction, TransactionEnded
 from tests.support.recorder import Client, Recorder, recorded
 from tests.support.relay import LOOPS, running, signed
 
@@ -71,6 +71,38 @@ def test_a_message_beyond_the_bound_is_refused_when_it_is_over(direction: Direct
             assert (await client.say(OPENING), await client.reply(), await client.reply()) == GROUP
             assert await client.say(largest + b".") == b"250 2.0.0 queued\r\n"
             assert recorder.messages == [largest + b".\r\n"]
+
+    on(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("argument", "shown", "reply"),
+    [
+        (b"TO:<ann@x.example@example.com>", "<ann@x.example@example.com>", "550 5.7.1 Relaying denied"),
+        (b"to: <joe@example..com>", "<joe@example..com>", "501 5.1.3 Bad recipient address syntax"),
+        (b"FROM:<joe@example.com>", "FROM:<joe@example.com>", "501 5.1.3 Bad recipient address syntax"),
+        (b"TO:<j\xc3\xb6rg@example.com>", "<j\xf6rg@example.com>", "501 5.1.3 Bad recipient address syntax"),
+        (b"TO:<joe>@" + b"a" * 2000, "<joe>@" + "a" * 1018 + "...", "501 5.1.3 Bad recipient address syntax"),
+        (b"TO:<" + signed(b"joe@example.com") + b">>", "******=joe@example.com>>", "501 5.1.3 Bad recipient"),
+    ],
+)
+def test_the_log_tells_why_a_recipient_was_none(
+    argument: bytes, shown: str, reply: str, loop: str, tmp_path: Path
+) -> None:
+    """Its sender says that the proxy refused it; of many the first is told, cut short, with no tag in it."""
+
+    async def test() -> None:
+        async with recorded(tmp_path, Direction.INBOUND) as (client, _, relay):
+            await client.say(b"MAIL FROM:<>")
+            for each in (argument, b"TO:<another@@example.com>"):
+                assert (await client.say(b"RCPT " + each))[:1] == b"5"
+            await client.say(b"RSET")
+            (event,) = (event for event in relay.events if isinstance(event, TransactionEnded))
+            assert event.unnamed == 2
+            assert event.misnamed is not None
+            assert event.misnamed.argument.endswith(shown)
+            assert event.misnamed.reply.startswith(reply)
 
     on(loop, test())
 

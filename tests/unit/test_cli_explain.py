@@ -13,7 +13,7 @@ from batv.store.journal import Journal
 from batv.store.ledger import SECRET_NAME, Ledger, LedgerLimits
 from batv.store.quarantine import Quarantine
 from batv.store.rings import RingStore
-from batv.verdict import Disposition, Verdict
+from batv.verdict import APART, Disposition, Verdict
 from tests.support.command import TODAY, Command
 from tests.support.event import EVENT, OUTCOME
 
@@ -313,6 +313,8 @@ zones = ["z.example"]
             "[ledger] max_bounces_per_recipient = 0",
             "[ledger] max_bounces_per_recipient",
         ),
+        ("a@example.com", ("valid", "defer", f"good; {APART}"), "beside those named before it", None),
+        ("a@example.com", ("untagged", "defer", f"no tag; {APART}"), "told to try again", None),
         ("a@rescue.example", ("rescued", "pass", "no tag; mdn"), "rescue = true", "rescue = false"),
         (
             "a@far.example",
@@ -364,6 +366,7 @@ def test_the_record_of_a_bounce_names_what_decided_and_how_to_change_it(
             "add",
         ),
         ("<a@example.com>", ("unsigned", "defer", "no key of the default ring signs"), "no key", "batv key new"),
+        ("<a@example.com>", ("unsigned", "defer", APART), "told to try again", None),
         ("<a@example.com>", ("unsigned", "defer", "the clock says 2038-01-01"), "nothing is lost", "batv clock trust"),
         ("<a@example.com>", ("unsigned", "pass", "unsigned: no XFORWARD SOURCE=LOCAL"), "[outbound]", "local_source"),
         ("<a@example.com>", ("unsigned", "pass", "unsigned: exempt: exempt_own_domains"), "[outbound]", "= false"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batv.observe.event import Level, Notice, TransactionEnded, printable
+from batv.observe.event import Level, Misnamed, Notice, TransactionEnded, printable
 from batv.observe.log import LogWriter, log_line, log_observer
 from batv.verdict import Disposition, Verdict
 from tests.support.event import EVENT, OUTCOME
@@ -40,6 +40,24 @@ def test_a_line_has_a_hundred_recipients_and_the_number_of_the_others() -> None:
     line = log_line(EVENT._replace(recipients=(OUTCOME,) * 102, unnamed=3))
     assert line.count(", to=<joe@example.com> ") == 100
     assert " disposition=discard (no tag), more-recipients=5, message-id=<1@peer.example>, size=" in line
+
+
+def test_the_first_that_was_no_recipient_is_told_with_the_reply() -> None:
+    """It is in no list of recipients, and whoever looks for it would find a number alone."""
+    misnamed = Misnamed("<joe@@example.com>", "501 5.1.3 Bad recipient address syntax")
+    line = log_line(EVENT._replace(recipients=(), unnamed=2, misnamed=misnamed))
+    assert (
+        ", from=<>, more-recipients=2, refused=<joe@@example.com> reply=<501 5.1.3 Bad recipient address syntax>,"
+        " message-id=<1@peer.example>, "
+    ) in line
+
+
+def test_a_client_that_left_without_a_reply_has_none_in_the_line() -> None:
+    """An empty one would look like one that says nothing."""
+    line = log_line(EVENT._replace(recipients=(OUTCOME._replace(reply="250 2.1.5 Ok"),), reply=""))
+    assert line.endswith(
+        " (no tag) reply=<250 2.1.5 Ok>, message-id=<1@peer.example>, size=1234, relay=127.0.0.1:10028"
+    )
 
 
 def test_a_cause_stands_at_the_end() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batv.config import parse
 from batv.day import Day
+from batv.proxy.rollout import Rollout
 from batv.rollout import PHASES, Evidence, OnLoss, Phase, Plan, Progress, capped, classed, probed, walked
 from batv.verdict import Disposition, Verdict
+from tests.support.event import EVENT, OUTCOME
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BEGUN: Final = Day.from_iso("2026-11-23")
 LIFETIME: Final = 7
@@ -155,6 +161,14 @@ def test_what_a_bounce_is_evidence_of(
 ) -> None:
     """A late bounce was signed by us; a false tag tells of a forger; without a tag nothing is known by itself."""
     assert classed(verdict, disposition, ours=ours) == evidence
+
+
+def test_a_bounce_that_comes_again_is_counted_once(tmp_path: Path) -> None:
+    """A recipient who is put off has the same bounce a moment later, in a transaction of its own."""
+    rollout = Rollout(parse('[domains."example.com"]\nrollout = "auto"\n', "batv.toml", str(tmp_path)))
+    put_off = OUTCOME._replace(disposition=Disposition.DEFER, reply="452 4.5.3 Send to this recipient in a transaction")
+    rollout.observe(EVENT._replace(recipients=(OUTCOME, put_off)))
+    assert rollout.take().seen == {"example.com": Evidence(unknown=1)}
 
 
 @given(
