@@ -48,6 +48,7 @@ class DomainPolicy:
         style: how tags are written; None: as the stage has it.
         draft_until: last day on which tags of the draft's scheme are accepted; None: always.
         rescue: whether a bounce without a tag passes that answers a message which its recipient sent.
+        looks_on: whether it is put on record what bounces without a tag answer, while the domain is switched on.
         marks: whether bounces to this domain carry a status field.
     """
 
@@ -61,6 +62,7 @@ class DomainPolicy:
     style: Style | None = None
     draft_until: Day | None = None
     rescue: bool = False
+    looks_on: bool = False
     marks: bool = field(init=False)
     _exempt: AddressIndex[str] = field(init=False, repr=False, compare=False)
 

@@ -16,7 +16,7 @@ MIME is taken apart by hand: the standard library's parser takes time that grows
 message holds, and nests as deep as that wants. Here every octets cost linear time, and none raise an error.
 
 Source: RFC 3461 to 3464 (reports on delivery); RFC 8098 sections 3.1 and 3.2; RFC 3834 section 3.1; RFC 6047; RFC 6522;
-RFC 5322 section 3.6.4; RFC 2046 section 5.1.1.
+RFC 5322 section 3.6.4; RFC 2046 section 5.1.1; RFC 6376 section 3.5 for the domain of a signature.
 """
 
 from __future__ import annotations
@@ -30,7 +30,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["FIRST_PART_OCTETS", "NO_CLAIMS", "Claims", "Found", "Kind", "addresses_in", "claims_of", "message_ids_in"]
+__all__ = [
+    "ANSWERED",
+    "FIRST_PART_OCTETS",
+    "IN_OUR_NAME",
+    "NO_CLAIMS",
+    "Claims",
+    "Found",
+    "Kind",
+    "addresses_in",
+    "claims_of",
+    "message_ids_in",
+]
 
 FIRST_PART_OCTETS: Final = 262_144
 """So much of a message is looked at. What names the original stands before it, or is the head of it."""
@@ -52,6 +63,7 @@ _BOUNDARY = re.compile(rb"(?i);[ \t]*+boundary[ \t]*+=[ \t]*+(?:\"([^\"]{1,200}+
 _REPORT_TYPE = re.compile(rb"(?i);[ \t]*+report-type[ \t]*+=[ \t]*+\"?([a-z0-9.-]{1,76}+)")
 _REPLY_METHOD = re.compile(rb"(?i)method[ \t]*+[=:][ \t]*+\"?reply\b")
 _DAEMON = re.compile(rb"(?i)\b(?:mailer-daemon|postmaster)@")
+_DKIM_DOMAIN = re.compile(rb"(?:^|;)[ \t]*+d[ \t]*+=[ \t]*+([0-9A-Za-z_.\x80-\xff-]{1,255}+)")
 _BRACKETED = re.compile(rb"<([^<>]{1,998}+)>")
 _SPACE = re.compile(rb"\s++")
 _STATUS_RECIPIENT = re.compile(rb"(?im)^(?:final|original)-recipient[ \t]*+:([^\r\n]*+)")
@@ -102,15 +114,25 @@ class Claims:
         kind: what it is.
         message_ids: the message's, without brackets; more than one where it names several.
         parties: whom that was sent to: addresses, and `@domain` for anybody there. One of them must be right.
+        origins: domains that a returned original bears, in its Message-ID and its DKIM signatures. Anybody can write
+            them there.
     """
 
     kind: Kind
     message_ids: tuple[bytes, ...] = ()
     parties: tuple[bytes, ...] = ()
+    origins: tuple[bytes, ...] = ()
 
 
 NO_CLAIMS: Final = Claims(Kind.OTHER)
 """What a message claims that was not looked at."""
+
+
+ANSWERED: Final = "answers a message on the ledger"
+"""In the reason of a decision about a message of which the ledger knows what it answers."""
+
+IN_OUR_NAME: Final = "returns mail in the name of"
+"""In the reason of one about a message that the ledger knows nothing of; a domain of ours follows."""
 
 
 class Found(Enum):
@@ -163,12 +185,18 @@ def claims_of(octets: bytes) -> Claims:
     parts = list(_parts(fields, body))
     kind = _kind(fields, parts)
     ids = list(message_ids_in(_first(fields, b"in-reply-to")))
+    origins: list[bytes] = []
     for part in parts:
         if part.type in _RECEIPT:
             for value in _STATUS_ORIGINAL_ID.findall(_unfolded(part.body))[:_MAX_IDS]:
                 ids += message_ids_in(value)
         elif part.type in _RETURNED:
-            ids += message_ids_in(_first(_fields(_head_and_body(part.body)[0]), b"message-id"))
+            original = _fields(_head_and_body(part.body)[0])
+            named = message_ids_in(_first(original, b"message-id"))
+            ids += named
+            origins += [domain.lower() for each in named if (domain := each.rpartition(b"@")[2])]
+            for value in original.get(b"dkim-signature", [])[:_MAX_IDS]:
+                origins += [match[1].lower() for match in _DKIM_DOMAIN.finditer(value[:_VALUE_OCTETS])][:1]
     if kind is Kind.DSN:
         parties = list(_status_recipients(parts))
     else:
@@ -182,7 +210,7 @@ def claims_of(octets: bytes) -> Claims:
                 found, named = _text_claims(part.body[:FIRST_PART_OCTETS])
                 ids += found
                 parties += named
-    return Claims(kind, _first_of(ids, _MAX_IDS), _first_of(parties, _MAX_PARTIES))
+    return Claims(kind, _first_of(ids, _MAX_IDS), _first_of(parties, _MAX_PARTIES), _first_of(origins, _MAX_IDS))
 
 
 def _kind(fields: Mapping[bytes, list[bytes]], parts: Iterable[_Part]) -> Kind:

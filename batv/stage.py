@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.errors import NoSigningKeyError
-from batv.rescue import Found
+from batv.rescue import ANSWERED, IN_OUR_NAME, Found
 from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
 from batv.tag import tag_and_rest
 from batv.verdict import FORGED, SEVERITY, STATUS_BY_VERDICT, Decision, Disposition, Verdict
@@ -98,7 +98,7 @@ class Stage(Protocol):
         """
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
-        """Return what becomes of a recipient that was undecided.
+        """Return what becomes of a recipient that was undecided, or of whom it goes on record what the message answers.
 
         Args:
             decision: what was said of the recipient.
@@ -325,16 +325,22 @@ class VerifyingStage:
         return replace(decision, disposition=Disposition.QUARANTINE, undecided=True, reason=reason)
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
-        """Let through what answers a message that this very recipient sent to the party that it speaks of."""
+        """Let through what answers a message that this very recipient sent to the party that it speaks of.
+
+        Where the domain looks on, nothing changes but the reason.
+        """
         if found is not Found.KNOWN:
-            return replace(decision, undecided=False, reason=f"{decision.reason}; {found}")
-        if decision.verdict is _VALID:
-            reason = f"{decision.reason}; {claims.kind}, answers a message on the ledger"
-            return replace(decision, disposition=_REWRITE, undecided=False, reason=reason)
+            ours = next((each for each in claims.origins if self.policy.for_domain(each) is not None), None)
+            named = f"; {IN_OUR_NAME} {_text(ours)}" if ours is not None else ""
+            return replace(decision, undecided=False, reason=f"{decision.reason}; {found}{named}")
+        if decision.verdict is _VALID or not decision.undecided:
+            disposition = _REWRITE if decision.verdict is _VALID else decision.disposition
+            reason = f"{decision.reason}; {claims.kind}, {ANSWERED}"
+            return replace(decision, disposition=disposition, undecided=False, reason=reason)
         mailbox = decision.path.mailbox
         domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
         status = STATUS_BY_VERDICT[Verdict.RESCUED] if domain is not None and domain.marks else None
-        reason = f"no tag; {claims.kind}, answers a message on the ledger"
+        reason = f"no tag; {claims.kind}, {ANSWERED}"
         return Decision(Verdict.RESCUED, Disposition.PASS, decision.path, reason, status=status)
 
     def _to_be_asked(
@@ -342,10 +348,11 @@ class VerifyingStage:
     ) -> Decision[ForwardPath]:
         """Return what is said of a bounce without a tag, and whether it stands without a look at record or content."""
         if domain.remember_too_long and self._too_long(mailbox, domain):
-            return replace(decision, recall=True)
+            return replace(decision, recall=True, looks_on=domain.looks_on)
         if decision.disposition is Disposition.PASS:
-            return decision
-        return replace(decision, undecided=domain.rescue, recall=self.policy.recalls_exempt and not domain.rescue)
+            return replace(decision, looks_on=True) if domain.looks_on else decision
+        recall = self.policy.recalls_exempt and not domain.rescue
+        return replace(decision, undecided=domain.rescue, recall=recall, looks_on=domain.looks_on)
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:

@@ -103,6 +103,7 @@ class Decision(Generic[PathT]):
         undecided: whether the content may change it: the disposition is what is done where that does not.
         recall: whether addresses whose mail left unsigned are remembered because of it: outbound this address is put on
             that record, inbound it may change the decision that it is there.
+        looks_on: whether what the message answers is put on record, though that changes nothing.
     """
 
     verdict: Verdict
@@ -114,3 +115,4 @@ class Decision(Generic[PathT]):
     exempt: bool = False
     undecided: bool = False
     recall: bool = False
+    looks_on: bool = False

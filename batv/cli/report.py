@@ -261,6 +261,10 @@ def _address_advice(address: Address) -> str:
     match address.guess:
         case Guess.UNSIGNED:
             return "its mail leaves unsigned, see above: its bounces look genuine"
+        case Guess.ANSWERED:
+            return "its bounces answer mail that the ledger knows: set rescue for the domain"
+        case Guess.IN_OUR_NAME:
+            return "mail of yours by a route that does not pass the outbound proxy, or forged with care: look at one"
         case Guess.LATE:
             return "its bounces come after its tags expire: give the key a longer lifetime"
         case Guess.SIGNED:

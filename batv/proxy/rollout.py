@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batv.observe.event import Direction, TransactionEnded
 from batv.probe import Loop
+from batv.rescue import ANSWERED
 from batv.rollout import Evidence, Phase, Progress, capped, classed, probed, walked
 from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
@@ -85,7 +86,7 @@ class Rollout:
             for outcome in event.recipients:
                 name = self._evidence_for(outcome.forward_path)
                 if name is not None and outcome.disposition is not Disposition.DEFER:  # that one comes again
-                    self._count(name, outcome.verdict)
+                    self._count(name, outcome.verdict, answers=ANSWERED in outcome.reason)
 
     def take(self) -> Counted:
         """Return what was counted, and begin to count anew."""
@@ -149,7 +150,8 @@ class Rollout:
         for spelling, name in self._names.items():
             progress = self.progress.get(name)
             phase = progress.phase if progress is not None else Phase.OBSERVE
-            domains[spelling] = domains[spelling].limited(partial(capped, phase=phase))
+            limited = domains[spelling].limited(partial(capped, phase=phase))
+            domains[spelling] = replace(limited, looks_on=phase is not Phase.ENFORCE)
         return replace(policy, domains=domains)
 
     def _probed(self, name: str, progress: Progress, outcome: Outcome | None, day: Day) -> Progress:
@@ -159,11 +161,11 @@ class Rollout:
             return progress
         return probed(progress, day, outcome.ended, outcome.reason if outcome.loop is Loop.BROKEN else "")
 
-    def _count(self, name: str, verdict: Verdict) -> None:
+    def _count(self, name: str, verdict: Verdict, *, answers: bool) -> None:
         domain = self._policy.for_domain(name.encode())
-        if domain is None:
-            return
-        evidence = classed(verdict, domain.disposition(verdict))
+        if domain is None or (answers and domain.rescue):
+            return  # in the last phase it would pass
+        evidence = classed(verdict, domain.disposition(verdict), ours=answers)
         if evidence is not None:
             self._seen[name] = self._seen.get(name, Evidence()) + evidence
 

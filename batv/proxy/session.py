@@ -526,6 +526,8 @@ class ProxySession:
             transaction.gathered = bytearray()
             transaction.receiving = True
             return _GO_AHEAD
+        if self._side.ledger is not None and any(each.decision.looks_on for each in (*forwarded, *held)):
+            transaction.watched = bytearray()
         if held:
             wanted = {recipient.decision.disposition for recipient in held}
             if not forwarded and Disposition.REJECT in wanted and Disposition.QUARANTINE not in wanted:
@@ -559,6 +561,10 @@ class ProxySession:
             octets = await self._gather(transaction, transaction.gathered, octets, last=scanner.done)
             if transaction.gathered is not None:
                 return
+        elif transaction.watched is not None and self._side.gathered_octets < _GATHERED_OCTETS:
+            more = octets[: FIRST_PART_OCTETS - len(transaction.watched)]
+            transaction.watched += more
+            self._side.gathered_octets += len(more)
         settings = self._side.settings
         if (
             scanner.octets > settings.max_message_octets
@@ -591,9 +597,18 @@ class ProxySession:
         return first
 
     def _forget_gathered(self, transaction: Transaction) -> None:
-        if transaction.gathered is not None:
-            self._side.gathered_octets -= len(transaction.gathered)
-            transaction.gathered = None
+        self._side.gathered_octets -= len(transaction.gathered or b"") + len(transaction.watched or b"")
+        transaction.gathered = transaction.watched = None
+
+    async def _look_on(self, transaction: Transaction, watched: bytearray) -> None:
+        """Put on record what a message answers, about recipients for whom that changes nothing yet."""
+        first = bytes(watched)
+        self._forget_gathered(transaction)
+        for recipient in (*transaction.forwarded, *transaction.held):
+            mailbox = recipient.decision.path.mailbox
+            if recipient.decision.looks_on and self._side.ledger is not None and mailbox is not None:
+                looked_up = await asyncio.to_thread(_looked_up, self._side.ledger, mailbox.octets, first)
+                recipient.decide(transaction.stage.content(recipient.decision, *looked_up))
 
     async def _decide(self, transaction: Transaction, first: bytes) -> None:
         """Decide about a recipient by the first part of the message, and begin what follows from that."""
@@ -603,7 +618,7 @@ class ProxySession:
         claims, found = NO_CLAIMS, Found.UNREADABLE
         mailbox = recipient.decision.path.mailbox
         if ledger is not None and mailbox is not None:
-            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first)
+            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first, rescue=True)
             if found is Found.KNOWN:
                 transaction.rescued = mailbox.octets
         recipient.decide(transaction.stage.content(recipient.decision, claims, found))
@@ -636,6 +651,8 @@ class ProxySession:
         if transaction is None:
             return _LATER
         transaction.octets = scanner.octets
+        if transaction.watched is not None:
+            await self._look_on(transaction, transaction.watched)
         if transaction.refusal is not None:
             return await self._finish(transaction, transaction.refusal)
         goes_on = bool(transaction.forwarded)
@@ -884,8 +901,8 @@ def _goes_alone(transaction: Transaction, recipient: Recipient) -> bool:
     return bool(transaction.forwarded)
 
 
-def _looked_up(ledger: Ledger, recipient: bytes, first: bytes) -> tuple[Claims, Found]:
-    """Return what the first part of a message claims, and what the ledger knows of that. Blocks."""
+def _looked_up(ledger: Ledger, recipient: bytes, first: bytes, *, rescue: bool = False) -> tuple[Claims, Found]:
+    """Return what the first part of a message claims, and what the ledger knows of that; count a rescue. Blocks."""
     unstuffer = Unstuffer()
     claims = claims_of(unstuffer.feed(first) + unstuffer.finish())
     if not claims.message_ids or not claims.parties:
@@ -893,7 +910,7 @@ def _looked_up(ledger: Ledger, recipient: bytes, first: bytes) -> tuple[Claims, 
     try:
         if not ledger.knows(claims.message_ids, recipient, claims.parties):
             return claims, Found.UNKNOWN
-        return claims, Found.KNOWN if ledger.take_rescue(recipient) else Found.TOO_MANY
+        return claims, Found.KNOWN if not rescue or ledger.take_rescue(recipient) else Found.TOO_MANY
     except BatvError:  # which the ledger itself tells of
         return claims, Found.UNREADABLE
 

@@ -133,6 +133,7 @@ class Transaction:
         receiving: whether the client was told to send the message.
         looks: whether a recipient was named about whom the content decides; that one has a message of its own.
         gathered: the first part of the message, until it is decided about; None where there is nothing to decide.
+        watched: a copy of it, where it goes on record what the message answers; else None.
         refusal: the reply to the message, where that is settled before its end.
         rescued: the address for which the message is counted as let through, until it is delivered.
         octets: octets of the message so far, as received.
@@ -167,6 +168,7 @@ class Transaction:
     receiving: bool = False
     looks: bool = False
     gathered: bytearray | None = None
+    watched: bytearray | None = None
     refusal: Reply | None = None
     rescued: bytes = b""
     octets: int = 0

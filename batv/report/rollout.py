@@ -1,8 +1,8 @@
 """What the journal tells about a domain that is to be enforced: mail that left unsigned, and bounces without a tag.
 
 The journal has no content of messages, so most bounces without a tag stay unknown: what the address sent is all that
-there is to go by. The classes are those of the rollout: `genuine` is what mail of ours brought back, as far as can be
-seen; `forged` has a tag that none of our keys made; the rest is `unknown`.
+there is to go by, and what the ledger knew of the message. The classes are those of the rollout: `genuine` is what mail
+of ours brought back, as far as can be seen; `forged` has a tag that none of our keys made; the rest is `unknown`.
 
 Records are read in the order in which they were written. Counts are recipients, as the journal has a line for each.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from batv.rescue import ANSWERED, IN_OUR_NAME
 from batv.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Guess(Enum):
     """Why an address may get bounces without a tag."""
 
     UNSIGNED = "unsigned"  # mail of it has left unsigned
+    ANSWERED = "on the ledger"  # they answer mail that it sent
+    IN_OUR_NAME = "in our name"  # they return mail that bears a name of ours, and that the ledger does not know
     SIGNED = "signed"  # its mail is signed: forged, or an answer to the address in the header
     NEVER_SEEN = "never seen"  # nothing of it has passed the outbound proxy: forged, or sent by another route
     LATE = "late"  # its tags had expired
@@ -72,7 +75,7 @@ class Domain:
     Attributes:
         name: the domain.
         valid: those with a good tag.
-        rescued: those without one that passed for what the sent ledger knows.
+        rescued: those without one that passed for what the sent ledger knows, or would have.
         genuine: those without one that mail of ours brought back, as far as can be seen.
         unknown: those without a tag of which nothing is known.
         forged: those with a tag that is none of ours.
@@ -198,7 +201,8 @@ def _bounce(
 ) -> None:
     path = _address(_text(record, "forward_path"))
     name = path.rpartition("@")[2]
-    if policy.for_domain(name.encode("utf-8", "replace")) is None or not _text(record, "reply").startswith(("2", "5")):
+    ours = policy.for_domain(name.encode("utf-8", "replace"))
+    if ours is None or not _text(record, "reply").startswith(("2", "5")):
         return  # somebody else's, or one that comes again
     domain = report.domains.setdefault(name, Domain(name))
     verdict = record.get("verdict")
@@ -212,12 +216,29 @@ def _bounce(
         domain.genuine += 1
         _seen(report, path, Guess.LATE, record)
     elif verdict == Verdict.UNTAGGED.value:
-        if path in unsigned:
-            domain.genuine += 1
-            _seen(report, path, Guess.UNSIGNED, record)
-        else:
-            domain.unknown += 1
-            _seen(report, path, Guess.SIGNED if path in signed else Guess.NEVER_SEEN, record)
+        _untagged(report, domain, path, record, rescues=ours.rescue, sent=(signed, unsigned))
+
+
+def _untagged(  # noqa: PLR0913 -- what is known of it
+    report: RolloutReport,
+    domain: Domain,
+    path: str,
+    record: Mapping[str, object],
+    *,
+    rescues: bool,
+    sent: tuple[set[str], set[str]],
+) -> None:
+    signed, unsigned = sent
+    reason = _text(record, "reason")
+    if ANSWERED in reason and rescues:
+        domain.rescued += 1  # looked at only, but it would have been
+    elif ANSWERED in reason or path in unsigned:
+        domain.genuine += 1
+        _seen(report, path, Guess.ANSWERED if ANSWERED in reason else Guess.UNSIGNED, record)
+    else:
+        domain.unknown += 1
+        guess = Guess.SIGNED if path in signed else Guess.NEVER_SEEN
+        _seen(report, path, Guess.IN_OUR_NAME if IN_OUR_NAME in reason else guess, record)
 
 
 def _seen(report: RolloutReport, path: str, guess: Guess, record: Mapping[str, object]) -> None:

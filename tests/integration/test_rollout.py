@@ -13,8 +13,10 @@ from batv.probe import Loop, Outcome
 from batv.rollout import Evidence, Phase, Progress
 from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
+from tests.support.command import process
 from tests.support.next_hop import RecordingNextHop
 from tests.support.relay import FIXED_DAY, World, badly_tagged, expired, noon, running, signed
+from tests.support.service import ServiceProcess, today
 from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
@@ -263,3 +265,91 @@ def test_a_damaged_file_withholds_nothing(next_hop: RecordingNextHop, tmp_path: 
 
     asyncio.run(test())
     assert (tmp_path / "var" / "rollout.json").read_text() == "{"
+
+
+LOOKS_ON: Final = 'rollout = "auto"\n[rollout]\nmax_losses = 100\n[ledger]\nenabled = true\n'
+SENT: Final = b"From: joe@example.com\r\nMessage-ID: <sent@example.com>\r\n\r\ntext\r\n"
+ANSWER: Final = (
+    b"From: Bob <bob@peer.example>\r\nAuto-Submitted: auto-replied\r\nIn-Reply-To: <%b@example.com>\r\n\r\naway\r\n"
+)
+RETURNED: Final = (
+    b"From: MAILER-DAEMON@peer.example\r\nContent-Type: multipart/report; boundary=b\r\n\r\n"
+    b"--b\r\nContent-Type: message/delivery-status\r\n\r\nFinal-Recipient: rfc822; bob@peer.example\r\n\r\n"
+    b"--b\r\nContent-Type: message/rfc822\r\n\r\n"
+    b"DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=x\r\nMessage-ID: <1@shop.example>\r\n\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("rescue", "evidence", "status"),
+    [("", Evidence(genuine=2, unknown=3), 1), ("rescue = true\n", Evidence(unknown=3), 0)],
+    ids=["rescues nothing", "rescues"],
+)
+def test_what_would_be_lost_counts_as_lost_while_the_domain_looks_on(
+    next_hop: RecordingNextHop, tmp_path: Path, rescue: str, evidence: Evidence, status: int
+) -> None:
+    """What the ledger knows would be, unless the domain rescues it; what bears our name alone is unknown, and named."""
+    with (
+        ServiceProcess(tmp_path, next_hop.address, rescue + LOOKS_ON) as service,
+        SmtpClient(service.outbound) as out,
+        SmtpClient(service.inbound) as back,
+    ):
+        assert out.mail(JOE, [b"bob@peer.example"], SENT).code == 250
+        long = ANSWER % b"sent" + b"0123456789\r\n" * 50_000
+        for content in (ANSWER % b"sent", long, ANSWER % b"other", RETURNED, MESSAGE):
+            assert back.mail(b"", [JOE], content).code == 250
+        assert [each.content for each in next_hop.messages[1:3]] == [ANSWER % b"sent", long]
+        assert len(next_hop.messages) == 6
+        records = service.journal()[1:]
+    assert {(each["verdict"], each["disposition"]) for each in records} == {("untagged", "pass")}
+    assert [each["reason"] for each in records] == [
+        "no tag; auto-reply, answers a message on the ledger",
+        "no tag; auto-reply, answers a message on the ledger",
+        "no tag; answers nothing that this recipient has sent",
+        "no tag; answers nothing that this recipient has sent; returns mail in the name of example.com",
+        "no tag; names no message that it answers",
+    ]
+    assert RolloutStore(tmp_path / "var").read()[DOMAIN].evidence == evidence
+    answer = process("report", "rollout", "--json", folder=tmp_path)
+    classes = answer.fields["domains"][DOMAIN]
+    assert (answer.status, classes["unknown"]) == (status, 3)
+    assert (classes["genuine"], classes["rescued"]) == ((0, 2) if rescue else (2, 0))
+
+
+def test_whoever_looks_on_keeps_nobody_waiting(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Several recipients share a message as ever, each with what is known of it; no rescue is used up."""
+    with (
+        ServiceProcess(tmp_path, next_hop.address, LOOKS_ON + "max_rescues = 1\n") as service,
+        SmtpClient(service.outbound) as out,
+        SmtpClient(service.inbound) as back,
+    ):
+        assert out.mail(JOE, [b"bob@peer.example"], SENT).code == 250
+        for _ in range(3):
+            assert back.mail(b"", [JOE, b"ann@example.com", service.tagged(JOE)], ANSWER % b"sent").code == 250
+            assert [each["reason"].partition("; ")[2] for each in service.journal()[-3:]] == [
+                "auto-reply, answers a message on the ledger",
+                "answers nothing that this recipient has sent",
+                "",
+            ]
+    assert len(next_hop.messages) == 4
+
+
+def test_what_is_kept_for_now_is_looked_into_and_what_is_thrown_away_is_not(
+    next_hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """The last phase but one is the last chance to see a loss coming; in the last one a flood would cost too much."""
+    (tmp_path / "var").mkdir()
+    store = RolloutStore(tmp_path / "var")
+    for phase, kept in ((Phase.QUARANTINE, True), (Phase.ENFORCE, False)):
+        store.change(lambda _, phase=phase: {DOMAIN: Progress(phase, today(), today() + -30)})  # type: ignore[misc]
+        with (
+            ServiceProcess(tmp_path, next_hop.address, LOOKS_ON) as service,
+            SmtpClient(service.outbound) as out,
+            SmtpClient(service.inbound) as back,
+        ):
+            assert out.mail(JOE, [b"bob@peer.example"], SENT).code == 250
+            assert back.mail(b"", [JOE], ANSWER % b"sent").code == 250
+            record = service.journal()[-1]
+        assert record["disposition"] == ("quarantine" if kept else "discard")
+        assert ("answers a message on the ledger" in record["reason"]) is kept
+        assert store.read()[DOMAIN].evidence == (Evidence(genuine=1) if kept else Evidence(unknown=1))

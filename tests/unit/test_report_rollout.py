@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
+from batv.rescue import ANSWERED, IN_OUR_NAME
 from batv.store.journal import Journal
 from batv.verdict import Disposition, Verdict
 from tests.support.command import TODAY, Answer, Command
@@ -48,10 +49,15 @@ class Writer:
         return self
 
     def bounce(
-        self, recipient: str, verdict: Verdict, disposition: Disposition = Disposition.MARK, client: str = "11.0.0.9"
+        self,
+        recipient: str,
+        verdict: Verdict,
+        disposition: Disposition = Disposition.MARK,
+        client: str = "11.0.0.9",
+        reason: str = "no tag",
     ) -> Writer:
         """Record a bounce."""
-        self._write(Direction.INBOUND, client, "<>", f"<{recipient}>", (verdict, disposition, "no tag"))
+        self._write(Direction.INBOUND, client, "<>", f"<{recipient}>", (verdict, disposition, reason))
         return self
 
     def close(self) -> None:
@@ -150,6 +156,28 @@ def test_an_address_is_known_by_what_it_has_sent(batv: Command) -> None:
         "shop@example.com": "never seen",
         "late@example.com": "late",
     }
+
+
+def test_what_the_ledger_knew_of_a_bounce_tells_more_than_what_its_address_sent(batv: Command) -> None:
+    """It looks genuine where it answers mail of ours; a name of ours in it proves nothing."""
+    writer = Writer(batv).sent("joe@example.com")
+    for address, said in (("joe", ANSWERED), ("ann", f"answers nothing; {IN_OUR_NAME} example.com"), ("eve", "x")):
+        writer.bounce(f"{address}@example.com", Verdict.UNTAGGED, reason=f"no tag; {said}")
+    writer.close()
+    answer = report(batv)
+    assert addresses(answer) == {
+        "joe@example.com": "on the ledger",
+        "ann@example.com": "in our name",
+        "eve@example.com": "never seen",
+    }
+    assert answer.fields["domains"]["example.com"] == {
+        "valid": 0,
+        "rescued": 0,
+        "genuine": 1,
+        "unknown": 2,
+        "forged": 0,
+    }
+    assert "set rescue" in answer.fields["addresses"][0]["advice"]
 
 
 def test_mail_that_left_unsigned_is_told_by_reason_with_its_senders_and_their_servers(batv: Command) -> None:

@@ -88,7 +88,18 @@ def test_a_report_names_the_returned_original_and_its_recipients() -> None:
         Kind.DSN,
         (b"original@example.com",),
         (b"Bob@Peer.example", b"bobby@store.peer.example", b"eve@peer.example"),
+        (b"example.com",),
     )
+
+
+def test_a_report_bears_the_names_that_the_original_has_of_its_own() -> None:
+    """Those of its Message-ID and of its DKIM signatures, a few; anybody can write them there."""
+    signature = (
+        "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; s=d;\n\td = Mail.Example; h=from; bh=d=x; b=c;d=no\n"
+    )
+    octets = wire(DSN).replace(b"Received: from a", wire(signature * 20) + b"Received: from a")
+    assert claims_of(octets).origins == (b"example.com", b"mail.example")
+    assert claims_of(octets.replace(b"message/rfc822", b"text/plain")).origins == ()
 
 
 def test_a_report_that_returns_the_header_alone_names_the_original() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
@@ -10,7 +12,7 @@ from batv.day import Day
 from batv.keyring import Key, KeyRing, KeyRings, Secret
 from batv.mac import Case
 from batv.policy import DomainPolicy, Policy
-from batv.rescue import NO_CLAIMS, Found
+from batv.rescue import NO_CLAIMS, Claims, Found, Kind
 from batv.signing import Style
 from batv.smtp.path import parse_mail, parse_rcpt
 from batv.stage import Client, DeferringStage, SigningStage, Stage, VerifyingStage
@@ -555,3 +557,20 @@ def test_where_bounces_without_a_tag_are_delivered_no_tag_has_a_budget() -> None
         assert stage.overdrawn(decision, Account(1, 1000)) is decision
         assert DeferringStage(stage, "doubt").overdrawn(decision, Account(1, 1000)) is decision
         assert SIGNING.overdrawn(decision, Account(1, 1000)) is decision
+
+
+def test_a_domain_that_looks_on_has_a_reason_and_nothing_else_changed() -> None:
+    """What the message answers goes on record; and which name of ours it bears, where it answers nothing."""
+    claims = Claims(Kind.DSN, (b"1@x",), (b"bob@peer.example",), (b"peer.example", b"Local.Example"))
+    for on_forged in (Disposition.PASS, Disposition.MARK, Disposition.QUARANTINE):
+        policy = Policy({b"local.example": DomainPolicy(on_forged, looks_on=True)})
+        stage = VerifyingStage(policy)
+        decision = without_tag("joe@local.example", policy)
+        assert (decision.looks_on, decision.undecided) == (True, False)
+        for found, said in (
+            (Found.KNOWN, "dsn, answers a message on the ledger"),
+            (Found.UNKNOWN, f"{Found.UNKNOWN}; returns mail in the name of Local.Example"),
+        ):
+            after = stage.content(decision, claims, found)
+            assert after == replace(decision, reason=f"no tag; {said}")
+        assert not without_tag(tagged("joe@local.example").strip("<>"), policy).looks_on
