@@ -331,7 +331,7 @@ class VerifyingStage:
         """
         if found is not Found.KNOWN:
             ours = next((each for each in claims.origins if self.policy.for_domain(each) is not None), None)
-            named = f"; {IN_OUR_NAME} {_text(ours)}" if ours is not None else ""
+            named = f"; {IN_OUR_NAME} {_text(ours)}" if decision.looks_on and ours is not None else ""
             return replace(decision, undecided=False, reason=f"{decision.reason}; {found}{named}")
         if decision.verdict is _VALID or not decision.undecided:
             disposition = _REWRITE if decision.verdict is _VALID else decision.disposition
