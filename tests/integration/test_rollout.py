@@ -16,7 +16,7 @@ from batv.store.rollout import RolloutStore
 from tests.support.command import process
 from tests.support.next_hop import RecordingNextHop
 from tests.support.relay import FIXED_DAY, World, badly_tagged, expired, noon, running, signed
-from tests.support.service import ServiceProcess, today
+from tests.support.service import SERVE, ServiceProcess, today
 from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
@@ -332,6 +332,31 @@ def test_whoever_looks_on_keeps_nobody_waiting(next_hop: RecordingNextHop, tmp_p
                 "",
             ]
     assert len(next_hop.messages) == 4
+
+
+_LITTLE_MEMORY: Final = f"import batv.proxy.session as session; session._GATHERED_OCTETS = 4096; {SERVE}"
+
+
+@pytest.mark.parametrize(
+    "settings", [LOOKS_ON, "rescue = true\n[ledger]\nenabled = true\n"], ids=["looks on", "rescues"]
+)
+def test_what_was_looked_into_takes_no_memory_afterwards(
+    next_hop: RecordingNextHop, tmp_path: Path, settings: str
+) -> None:
+    """However a message ends: else after some thousands none would be looked into any more."""
+    with (
+        ServiceProcess(tmp_path, next_hop.address, settings, code=_LITTLE_MEMORY) as service,
+        SmtpClient(service.outbound) as out,
+    ):
+        assert out.mail(JOE, [b"bob@peer.example"], SENT).code == 250
+        for number in range(10):
+            with SmtpClient(service.inbound) as back:
+                assert back.mail(b"", [JOE], ANSWER % b"sent" + b"x" * 70 + b"\r\n").code == 250
+                assert service.journal()[-1]["reason"].endswith("answers a message on the ledger"), number
+            with SmtpClient(service.inbound) as back:
+                for command in (b"MAIL FROM:<>", b"RCPT TO:<" + JOE + b">", b"DATA"):
+                    assert back.say(command).code in {250, 354}
+                back.send(b"0123456789\r\n" * 100)
 
 
 def test_what_is_kept_for_now_is_looked_into_and_what_is_thrown_away_is_not(
