@@ -1,8 +1,8 @@
 """The sent ledger: who sent a message with which Message-ID to whom, as keyed hashes.
 
 A genuine reply with a null sender that goes to a plain address (a receipt, a vacation notice) names the message that it
-answers. Whether this very recipient sent such a message to that very party is the one question that the ledger
-answers: for each of a message's own addresses and each of its recipients it has a hash of both and of the Message-ID,
+answers. Whether this very recipient sent such a message to that very party is the question that the ledger is there to
+answer: for each of a message's own addresses and each of its recipients it has a hash of both and of the Message-ID,
 and another one for the recipient's domain.
 
 A hash has 8 octets, BLAKE2b under a key of its day, which is derived from the ledger's secret with HKDF-SHA256. Among
