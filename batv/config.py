@@ -635,6 +635,11 @@ class DomainSettings(_Section):
         description="address forms of other systems that are neither signed nor judged:"
         " srs, exchange-srs, cisco, barracuda, sparkpost",
     )
+    on_bounce_with_sender: RefinedField = Field(
+        None,
+        description="what a bounce without a good tag gets that has a sender, and is known by that or by its header;"
+        " replies are marked at most; not set: mail with a sender is not judged",
+    )
     on_listed: Annotated[Disposition, _enum(Disposition, _ON_LISTED)] | None = Field(
         None, description="as `[dnsbl] on_listed`, for this domain; not set: as there"
     )
@@ -1094,6 +1099,7 @@ class Settings(_Section):
             remember_too_long=self.tags.on_too_long == "remember" and self._remembers,
             style=style,
             rescue=domain.rescue,
+            on_bounce_with_sender=domain.on_bounce_with_sender,
             draft_until=(domain.accept_draft_until or self.tags.accept_draft_until) if strong else None,
         )
 

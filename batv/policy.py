@@ -49,7 +49,10 @@ class DomainPolicy:
         draft_until: last day on which tags of the draft's scheme are accepted; None: always.
         rescue: whether a bounce without a tag passes that answers a message which its recipient sent.
         looks_on: whether it is put on record what bounces without a tag answer, while the domain is switched on.
+        on_bounce_with_sender: what a bounce gets that has no good tag and has a sender; None: mail with a sender is not
+            judged.
         marks: whether bounces to this domain carry a status field.
+        with_sender: what is wanted where the bounce has a sender; None: that it is not judged.
     """
 
     on_forged: Disposition = Disposition.DISCARD
@@ -63,7 +66,9 @@ class DomainPolicy:
     draft_until: Day | None = None
     rescue: bool = False
     looks_on: bool = False
+    on_bounce_with_sender: Disposition | None = None
     marks: bool = field(init=False)
+    with_sender: DomainPolicy | None = field(init=False, repr=False, compare=False)
     _exempt: AddressIndex[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +77,7 @@ class DomainPolicy:
         object.__setattr__(self, "marks", Disposition.MARK in found)
         exempt = AddressIndex((each, str(each).removesuffix("@")) for each in self.exempt_recipients)
         object.__setattr__(self, "_exempt", exempt)
+        object.__setattr__(self, "with_sender", self._with_sender())
 
     def left_alone(self, mailbox: Mailbox) -> ForeignForm | None:
         """Return the form for which this address is neither signed nor judged, or None."""
@@ -94,8 +100,26 @@ class DomainPolicy:
     def limited(self, limit: Callable[[Disposition], Disposition]) -> DomainPolicy:
         """Return the policy with every disposition replaced by what a limit makes of it."""
         listed = limit(self.on_listed) if self.on_listed is not None else None
+        sender = limit(self.on_bounce_with_sender) if self.on_bounce_with_sender is not None else None
         by_verdict = {verdict: limit(disposition) for verdict, disposition in self.by_verdict.items()}
-        return replace(self, on_forged=limit(self.on_forged), on_listed=listed, by_verdict=by_verdict)
+        return replace(
+            self,
+            on_forged=limit(self.on_forged),
+            on_listed=listed,
+            by_verdict=by_verdict,
+            on_bounce_with_sender=sender,
+        )
+
+    def _with_sender(self) -> DomainPolicy | None:
+        wanted = self.on_bounce_with_sender
+        if wanted is None:
+            return None
+        # It is no evidence of how far the domain may go.
+        policy = replace(self, on_forged=wanted, by_verdict={}, on_bounce_with_sender=None, looks_on=False)
+        if wanted is not Disposition.PASS:
+            # Whatever bounces get, replies and what is shared with others may get this.
+            object.__setattr__(policy, "marks", True)
+        return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +247,7 @@ class Policy:
         exempt_clients: networks whose forged bounces are not judged.
         remembers: whether it is on record here which addresses have mail that leaves unsigned.
         marks: whether any domain wants a status field, so that fields from outside must go.
+        judges_senders: whether any domain wants bounces judged that have a sender.
     """
 
     domains: Mapping[bytes, DomainPolicy]
@@ -232,12 +257,16 @@ class Policy:
     exempt_clients: tuple[IPv4Network | IPv6Network, ...] = ()
     remembers: bool = False
     marks: bool = field(init=False, repr=False, compare=False)
+    judges_senders: bool = field(init=False, repr=False, compare=False)
     _wild: bool = field(init=False, repr=False, compare=False)
     _exempt_clients: NetworkIndex[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Work out what is asked for each message."""
-        object.__setattr__(self, "marks", any(policy.marks for policy in self.domains.values()))
+        with_sender = [policy.with_sender for policy in self.domains.values() if policy.with_sender is not None]
+        marks = any(policy.marks for policy in (*self.domains.values(), *with_sender))
+        object.__setattr__(self, "marks", marks)
+        object.__setattr__(self, "judges_senders", bool(with_sender))
         object.__setattr__(self, "_wild", any(name.startswith(_WILDCARD) for name in self.domains))
         networks = NetworkIndex((network, str(network)) for network in self.exempt_clients)
         object.__setattr__(self, "_exempt_clients", networks)

@@ -7,12 +7,16 @@ paths. A stage holds no state: keys and the day are arguments.
 Rules:
 
 1. The outbound stage changes reverse paths only, the inbound one forward paths only.
-2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth.
+2. Mail that is not a bounce is never refused for want of a tag; one tag is taken off whatever it is worth. What has a
+   sender is a bounce only where the domain wants it judged, and then for its sender or for its header. An automatic
+   reply is none: it is marked at most.
 3. What the outbound stage leaves unsigned for the address alone, the inbound stage does not judge; where addresses that
    are too long for a tag are remembered, only those that are. Where client or recipient decided, the address does not
    tell: the content decides about bounces to those that are remembered.
 4. A list of senders of backscatter can make worse what a bounce without a tag gets, never better, and nothing else.
-5. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
+5. A message that turns out to be a bounce by its header is one for all its recipients, who were taken by then: none
+   of them meets more than the mildest of what they would meet alone.
+6. The next hop trusts us, so the inbound stage lets nothing through that is not for a domain of ours, and no
    address by which a relay is told to send a message elsewhere, before or after the tag is taken off.
 
 Source: draft-levine-smtp-batv-01 sections 3 and 5; RFC 5321 section 3.6.1 on relaying.
@@ -23,6 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from batv.bounce import clue_of_sender
 from batv.errors import NoSigningKeyError
 from batv.rescue import ANSWERED, IN_OUR_NAME, Found
 from batv.signing import DEFAULT_STYLE, Obstacle, Style, has_routing_characters, obstacle, sign_with, verify_any
@@ -31,14 +36,26 @@ from batv.verdict import FORGED, SEVERITY, STATUS_BY_VERDICT, Decision, Disposit
 from batv.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batv.address import ForwardPath, Mailbox, ReversePath
+    from batv.bounce import Clue
     from batv.budget import Account
     from batv.day import Day
     from batv.keyring import KeyRings
     from batv.policy import DomainPolicy, Policy
     from batv.rescue import Claims
 
-__all__ = ["NOT_ON_RECORD", "OVERDRAWN", "Client", "DeferringStage", "SigningStage", "Stage", "VerifyingStage"]
+__all__ = [
+    "NOT_ON_RECORD",
+    "OVERDRAWN",
+    "Client",
+    "DeferringStage",
+    "SigningStage",
+    "Stage",
+    "VerifyingStage",
+    "judged_together",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,9 @@ class Stage(Protocol):
 
     def sender(self, path: ReversePath, client: Client, rings: KeyRings, day: Day) -> Decision[ReversePath]:
         """Return what becomes of a reverse path."""
+
+    def takes_for_bounce(self, path: ReversePath) -> bool:
+        """Whether mail with a reverse path is a bounce for that alone."""
 
     def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
         """Whether what becomes of a reverse path that is signed could be another thing for some recipients."""
@@ -178,6 +198,10 @@ class SigningStage:
         signed = path.with_mailbox(sign_with(mailbox, key, day, style))
         return Decision(Verdict.SIGNED, Disposition.REWRITE, signed, f"signed with key {key.number}", key.number)
 
+    def takes_for_bounce(self, path: ReversePath) -> bool:
+        """Whether the reverse path is null."""
+        return path.null
+
     def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
         """Whether the site has exemptions for recipients that this mail could have."""
         return path.mailbox is not None and self.policy.wants_recipient(path.mailbox, client.address, day)
@@ -248,6 +272,10 @@ class VerifyingStage:
         verdict = Verdict.NOT_JUDGED if path.null else Verdict.NOT_A_BOUNCE
         return Decision(verdict, Disposition.PASS, path, "inbound")
 
+    def takes_for_bounce(self, path: ReversePath) -> bool:
+        """Whether the reverse path is null, or a mail system's where a domain wants such mail judged."""
+        return path.null or (self.policy.judges_senders and clue_of_sender(path.mailbox) is not None)
+
     def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
         """Whether the reverse path depends on the recipient: it does not."""
         del path, client, day
@@ -282,24 +310,18 @@ class VerifyingStage:
             return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "relay_domains has the domain")
         if domain.left_alone(mailbox) is not None:
             return Decision(Verdict.NOT_JUDGED, Disposition.PASS, path, "leave_forms has the form")
-        if not reverse_path.null:
+        wanted = domain if reverse_path.null else domain.with_sender
+        if wanted is None:
             return self._without_tag(path, mailbox)
-        decision = self._judged(path, mailbox, domain, rings, day)
-        if decision.verdict is not _VALID and decision.verdict in FORGED:
-            why = self._exempt(decision.verdict, mailbox, domain, client, day)
-            if why is not None:
-                disposition = Disposition.PASS if decision.path is path else Disposition.REWRITE
-                return replace(
-                    decision,
-                    verdict=Verdict.NOT_JUDGED,
-                    disposition=disposition,
-                    reason=f"exempt: {why}",
-                    status=None,
-                    exempt=True,
-                )
-        if client.listed:
-            decision = self._worsened(decision, domain, client.listed)
-        return self._to_be_asked(decision, mailbox, domain) if decision.verdict is Verdict.UNTAGGED else decision
+        decision = self._as_wanted(self._judged(path, mailbox, wanted, rings, day), mailbox, wanted, client, day)
+        if reverse_path.null:
+            return decision
+        clue = clue_of_sender(reverse_path.mailbox)
+        if clue is not None:
+            return replace(decision, reason=f"{clue}; {decision.reason}")
+        # The header comes when the next hop has been told of the recipient.
+        ordinary = self._without_tag(path, mailbox)
+        return replace(ordinary, as_bounce=replace(decision, path=ordinary.path))
 
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """Leave alone who is too long for a tag; where a part of the mail has one, let the content decide."""
@@ -337,11 +359,29 @@ class VerifyingStage:
             disposition = _REWRITE if decision.verdict is _VALID else decision.disposition
             reason = f"{decision.reason}; {claims.kind}, {ANSWERED}"
             return replace(decision, disposition=disposition, undecided=False, reason=reason)
-        mailbox = decision.path.mailbox
-        domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
-        status = STATUS_BY_VERDICT[Verdict.RESCUED] if domain is not None and domain.marks else None
+        status = STATUS_BY_VERDICT[Verdict.RESCUED] if decision.status is not None else None
         reason = f"no tag; {claims.kind}, {ANSWERED}"
         return Decision(Verdict.RESCUED, Disposition.PASS, decision.path, reason, status=status)
+
+    def _as_wanted(
+        self, decision: Decision[ForwardPath], mailbox: Mailbox, domain: DomainPolicy, client: Client, day: Day
+    ) -> Decision[ForwardPath]:
+        """Return what becomes of a bounce that was judged by its tag, for what else the site wants."""
+        if decision.verdict is not _VALID and decision.verdict in FORGED:
+            why = self._exempt(decision.verdict, mailbox, domain, client, day)
+            if why is not None:
+                disposition = Disposition.PASS if decision.key_number is None else Disposition.REWRITE
+                return replace(
+                    decision,
+                    verdict=Verdict.NOT_JUDGED,
+                    disposition=disposition,
+                    reason=f"exempt: {why}",
+                    status=None,
+                    exempt=True,
+                )
+        if client.listed:
+            decision = self._worsened(decision, domain, client.listed)
+        return self._to_be_asked(decision, mailbox, domain) if decision.verdict is Verdict.UNTAGGED else decision
 
     def _to_be_asked(
         self, decision: Decision[ForwardPath], mailbox: Mailbox, domain: DomainPolicy
@@ -397,7 +437,7 @@ class VerifyingStage:
             bare, number = path.with_mailbox(found.mailbox), found.tag.key_number
         disposition = _REWRITE if found.verdict is _VALID else domain.disposition(found.verdict)
         status = None
-        if domain.marks and (disposition is _REWRITE or disposition is _MARK):
+        if domain.marks and disposition is not Disposition.PASS:
             status = STATUS_BY_VERDICT[found.verdict]
         return Decision(found.verdict, disposition, bare, found.reason, number, status)
 
@@ -415,6 +455,39 @@ class VerifyingStage:
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
         return Decision(Verdict.FOREIGN, Disposition.REJECT, path, why)
+
+
+def judged_together(decisions: Sequence[Decision[ForwardPath]], clue: Clue) -> list[Decision[ForwardPath]]:
+    """Return what becomes of the recipients of a message with a sender whose header shows what it is.
+
+    Args:
+        decisions: what would become of each alone: `as_bounce`, or what was decided where that makes no difference.
+        clue: what the header shows.
+    """
+    most = min((decision.disposition for decision in decisions), key=_severity)
+    if not clue.bounce:
+        most = min(most, _MARK, key=_severity)
+    if not _severity(most):
+        most = Disposition.PASS
+    found = [_softened(decision, most, clue) for decision in decisions]
+    # A message carries one field.
+    alike = len({decision.status for decision in found}) == 1
+    return found if alike else [replace(decision, status=None) for decision in found]
+
+
+def _softened(decision: Decision[ForwardPath], most: Disposition, clue: Clue) -> Decision[ForwardPath]:
+    """Return a decision with no more than a disposition."""
+    if decision.verdict is Verdict.NOT_A_BOUNCE:
+        return decision
+    decision = replace(decision, reason=f"{clue}; {decision.reason}", undecided=False)
+    if _severity(decision.disposition) <= _severity(most):
+        return decision
+    reason = f"{decision.reason}; others get it too" if clue.bounce else decision.reason
+    return replace(decision, disposition=most, reason=reason, status=decision.status if most is _MARK else None)
+
+
+def _severity(disposition: Disposition) -> int:
+    return SEVERITY.get(disposition, 0)
 
 
 _NOT_TO_BE_TAKEN_BACK: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
@@ -443,6 +516,10 @@ class DeferringStage:
         """Return what the other stage says, but sign nothing: such a tag would verify nowhere."""
         return self._unsigned(path, self.stage.sender(path, client, rings, day))
 
+    def takes_for_bounce(self, path: ReversePath) -> bool:
+        """Return what the other stage says."""
+        return self.stage.takes_for_bounce(path)
+
     def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
         """Return what the other stage says."""
         return self.stage.wants_recipient(path, client, day)
@@ -458,6 +535,8 @@ class DeferringStage:
     ) -> Decision[ForwardPath]:
         """Return what the other stage says, but withhold nothing for good: a genuine bounce may look forged."""
         decision = self.stage.recipient(reverse_path, path, client, rings, day)
+        if decision.as_bounce is not None and decision.as_bounce.disposition in _NOT_TO_BE_TAKEN_BACK:
+            return replace(decision, as_bounce=None)
         if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
             return decision
         return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")

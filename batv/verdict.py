@@ -104,6 +104,8 @@ class Decision(Generic[PathT]):
         recall: whether addresses whose mail left unsigned are remembered because of it: outbound this address is put on
             that record, inbound it may change the decision that it is there.
         looks_on: whether what the message answers is put on record, though that changes nothing.
+        as_bounce: what is decided instead if the header shows that the message is a bounce though it has a sender; None
+            where that makes no difference.
     """
 
     verdict: Verdict
@@ -116,3 +118,4 @@ class Decision(Generic[PathT]):
     undecided: bool = False
     recall: bool = False
     looks_on: bool = False
+    as_bounce: Decision[PathT] | None = None

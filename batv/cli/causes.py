@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from batv.bounce import Clue
 from batv.cli.output import text_of
 from batv.rollout import Phase
 from batv.stage import NOT_ON_RECORD, OVERDRAWN
@@ -16,7 +17,7 @@ from batv.verdict import APART, FORGED, Disposition, Verdict
 if TYPE_CHECKING:
     from batv.address import Mailbox
     from batv.config import Settings
-    from batv.policy import DomainPolicy
+    from batv.policy import DomainPolicy, Policy
     from batv.proxy.rollout import Rollout
 
 __all__ = ["Cause", "Causes"]
@@ -31,6 +32,7 @@ _OTHERWISE: Final = {
 }
 _LISTED: Final = re.compile(r"; (\S+) lists the client(?=;|$)")
 _KEYS: Final = frozenset({Verdict.UNKNOWN_KEY, Verdict.BAD_SIGNATURE})
+_REPLIES: Final = tuple(f"{clue};" for clue in Clue if not clue.bounce)
 
 
 class Cause(NamedTuple):
@@ -69,12 +71,15 @@ class Causes:
         self._rollout = rollout
         self._config = config
 
-    def rule(self, address: Mailbox, verdict: Verdict, reason: str) -> str:
+    def rule(self, address: Mailbox, verdict: Verdict, reason: str, *, with_sender: bool = False) -> str:
         """Return the rule by which a bounce to an address with this verdict meets what it meets."""
-        policy = self._policy.for_domain(address.domain)
+        policy = _judging(self._policy, address, with_sender=verdict in FORGED and with_sender)
         table = self._table(address)
         if verdict in FORGED and policy is not None:
-            rule = f'{table} {_option(policy, verdict)} = "{policy.disposition(verdict)}"'
+            option = _option(policy, verdict, with_sender=with_sender)
+            rule = f'{table} {option} = "{policy.disposition(verdict)}"'
+            if with_sender and reason.startswith(_REPLIES):
+                rule += "; but replies are marked at most"
             if (phase := self._phase(address)) is not Phase.ENFORCE:
                 rule += f'; but rollout = "auto", which is at {phase.value}'
             if verdict is Verdict.UNTAGGED and self._list_matters(address):
@@ -98,19 +103,25 @@ class Causes:
         return reason
 
     def of_recipient(
-        self, address: Mailbox | None, verdict: Verdict, disposition: Disposition | None, reason: str
+        self,
+        address: Mailbox | None,
+        verdict: Verdict,
+        disposition: Disposition | None,
+        reason: str,
+        *,
+        with_sender: bool = False,
     ) -> Cause:
         """Return why the recipient of a message met what it met; None for the address of `<Postmaster>`."""
         if reason.endswith(APART):
             return _PUT_OFF
         if verdict is Verdict.NOT_A_BOUNCE:
-            return Cause("mail whose sender is not null is never judged", "its sender would have to be null")
+            return self._of_ordinary(address)
         if address is None:
             return Cause(reason)
-        rule = self.rule(address, verdict, reason)
+        rule = self.rule(address, verdict, reason, with_sender=with_sender)
         policy, table = self._policy.for_domain(address.domain), self._table(address)
         if verdict in FORGED:
-            return self._of_forged(address, policy, verdict, disposition, reason)
+            return self._of_forged(address, verdict, disposition, reason, with_sender=with_sender)
         if verdict is Verdict.VALID:
             if "; many failed tags from" in reason:
                 rule = f"[guessing] max_failures = {self._settings.guessing.max_failures}"
@@ -170,12 +181,14 @@ class Causes:
             return Cause(f"[tags] on_too_long: {reason}", "the address would have to be shorter", change)
         return self._of_left_alone(reason, reason)
 
-    def today(self, address: Mailbox | None, verdict: Verdict, reason: str) -> Disposition | None:
+    def today(
+        self, address: Mailbox | None, verdict: Verdict, reason: str, *, with_sender: bool = False
+    ) -> Disposition | None:
         """Return what a forged bounce with this verdict gets as things are set today; None for any other.
 
         What came from a client that a list had is taken for one that it still has.
         """
-        policy = self._applied.for_domain(address.domain) if address is not None else None
+        policy = _judging(self._applied, address, with_sender=with_sender) if address is not None else None
         if policy is None or verdict not in FORGED:
             return None
         found = policy.disposition(verdict)
@@ -184,14 +197,17 @@ class Causes:
     def _of_forged(
         self,
         address: Mailbox,
-        policy: DomainPolicy | None,
         verdict: Verdict,
         disposition: Disposition | None,
         reason: str,
+        *,
+        with_sender: bool,
     ) -> Cause:
-        rule, otherwise = self.rule(address, verdict, reason), _OTHERWISE[verdict]
+        rule, otherwise = self.rule(address, verdict, reason, with_sender=with_sender), _OTHERWISE[verdict]
+        policy = _judging(self._policy, address, with_sender=with_sender)
         if policy is None:
-            return Cause(f"{self._table(address)} was there then, and is no more", otherwise)
+            then = f"{self._table(address)}{' on_bounce_with_sender' if with_sender else ''}"
+            return Cause(f"{then} was there then, and is no more", otherwise)
         if disposition is Disposition.DEFER:
             return _doubted(reason.rpartition("; ")[2])
         if NOT_ON_RECORD in reason:
@@ -213,8 +229,15 @@ class Causes:
             name = self._settings.automatic[self._policy.name_for(address.domain) or b""]
             return Cause(rule, otherwise, f"batv rollout {'back' if disposition in _WITHHELD else 'advance'} {name}")
         wanted = Disposition.MARK if disposition in _WITHHELD else Disposition.DISCARD
-        change = self._edit(f'set {self._table(address)} {_option(policy, verdict)} = "{wanted}"')
+        option = _option(policy, verdict, with_sender=with_sender)
+        change = self._edit(f'set {self._table(address)} {option} = "{wanted}"')
         return Cause(rule, otherwise, f"batv key list; or {change}" if verdict in _KEYS else change)
+
+    def _of_ordinary(self, address: Mailbox | None) -> Cause:
+        if address is None or _judging(self._policy, address, with_sender=True) is None:
+            return Cause("mail whose sender is not null is not judged", "its sender would have to be null")
+        rule = f"{self._table(address)} on_bounce_with_sender: neither sender nor header shows a bounce"
+        return Cause(rule, "its sender would have to be null, or a mail system's")
 
     def _of_left_alone(self, rule: str, reason: str) -> Cause:
         exempt = reason.partition("exempt: ")[2]
@@ -263,7 +286,15 @@ class Causes:
         return progress.phase if progress is not None else Phase.OBSERVE
 
 
-def _option(policy: DomainPolicy, verdict: Verdict) -> str:
+def _judging(policy: Policy, address: Mailbox, *, with_sender: bool) -> DomainPolicy | None:
+    """Return what is wanted for bounces to an address; None where they are not judged."""
+    found = policy.for_domain(address.domain)
+    return found.with_sender if found is not None and with_sender else found
+
+
+def _option(policy: DomainPolicy, verdict: Verdict, *, with_sender: bool) -> str:
+    if with_sender:
+        return "on_bounce_with_sender"
     return f"on_{verdict.word.replace('-', '_')}" if verdict in policy.by_verdict else "on_forged"
 
 

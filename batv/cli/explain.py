@@ -15,6 +15,7 @@ import click
 
 from batv import stage
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox
+from batv.bounce import clue_in, clue_of_sender
 from batv.cli import Site
 from batv.cli.address import HERE, day_option, parsed_mailbox, reverse_path, verified
 from batv.cli.causes import Causes
@@ -33,6 +34,7 @@ from batv.verdict import STATUS_BY_VERDICT, Disposition, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from batv.bounce import Clue
     from batv.config import Settings
     from batv.keyring import KeyRings
     from batv.tag import Tagged
@@ -341,6 +343,7 @@ class _MessageReader:
         return {
             "today": self.day.iso(),
             "return_path": "none: taken for a bounce" if sender is None else printable(sender),
+            "bounce_by": "null sender" if self._sender is None else str(self._clue or "nothing"),
             "recipients_from": self.message.named_by,
             "transaction": self.message.transaction,
             "kind": str(claims.kind),
@@ -363,7 +366,10 @@ class _MessageReader:
                     continue
                 fate, judged_by = self._judged(mailbox, rings, claims, known), "today's settings and keys"
             tagged = take_off(mailbox) if mailbox is not None else None
-            cause = self.causes.of_recipient(mailbox, fate.verdict, fate.disposition, fate.reason)
+            with_sender = self._sender is not None
+            cause = self.causes.of_recipient(
+                mailbox, fate.verdict, fate.disposition, fate.reason, with_sender=with_sender
+            )
             found.append(
                 {
                     "recipient": printable(path),
@@ -384,17 +390,31 @@ class _MessageReader:
     def _judged(self, mailbox: Mailbox, rings: KeyRings, claims: Claims, known: Found | None) -> _Fate:
         """Return what the message would meet if it came today, from a client of which nothing is known."""
         verifier = stage.VerifyingStage(self.rollout.applied(self.settings.policy), self.settings.tags.style)
-        sender = _mailbox_of(self.message.sender, sender=True)
-        reverse = NULL_REVERSE_PATH if sender is None else reverse_path(sender)
+        reverse = NULL_REVERSE_PATH if self._sender is None else reverse_path(self._sender)
         path = ForwardPath(b"<%b>" % mailbox.octets, mailbox)
         decision = verifier.recipient(reverse, path, HERE, rings, self.day)
+        clue = self._clue if decision.as_bounce is not None else None
+        if clue is not None:
+            decision = decision.as_bounce or decision
         if decision.recall:
             with opened_ledger(self.site, self.settings, self.day) as ledger:
                 on_record = may_have_left_unsigned(ledger, mailbox, rings)
             decision = verifier.recalled(decision, on_record=on_record)
         if decision.undecided:
             decision = verifier.content(decision, claims, known or Found.UNREADABLE)
+        if clue is not None:
+            (decision,) = stage.judged_together([decision], clue)
         return _Fate(decision.verdict, decision.disposition, decision.reason)
+
+    @property
+    def _sender(self) -> Mailbox | None:
+        """The sender; None for a null one."""
+        return _mailbox_of(self.message.sender, sender=True)
+
+    @property
+    def _clue(self) -> Clue | None:
+        """What shows that the message is a bounce though it has a sender; None where nothing does."""
+        return clue_of_sender(self._sender) or clue_in(self.message.octets)
 
     def _known(self, claims: Claims, mailbox: Mailbox | None) -> Found | None:
         """Return what the ledger knows of the message for a recipient; None where there is no ledger."""
@@ -451,10 +471,12 @@ def _record_fields(record: Mapping[str, object], causes: Causes) -> dict[str, ob
     outbound = record.get("direction") == Direction.OUTBOUND.word
     path = str(record.get("reverse_path" if outbound else "forward_path", "")).encode("utf-8", "surrogateescape")
     mailbox = _mailbox_of(path, sender=outbound)
-    ask = causes.of_sender if outbound else causes.of_recipient
-    reason = str(record.get("reason", ""))
-    cause = ask(mailbox, verdict, disposition, reason)
-    today = None if outbound else causes.today(mailbox, verdict, reason)
+    reason, with_sender = str(record.get("reason", "")), record.get("reverse_path") != "<>"
+    if outbound:
+        cause, today = causes.of_sender(mailbox, verdict, disposition, reason), None
+    else:
+        cause = causes.of_recipient(mailbox, verdict, disposition, reason, with_sender=with_sender)
+        today = causes.today(mailbox, verdict, reason, with_sender=with_sender)
     return fields | {
         "rule": clean(cause.rule),
         "otherwise": cause.otherwise,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batv.address import NULL_REVERSE_PATH
+from batv.bounce import clue_in
 from batv.cli.ledger import may_have_left_unsigned, opened_ledger
 from batv.cli.output import json_option, print_json, print_table, text_of
 from batv.day import Day
@@ -32,8 +33,9 @@ from batv.observe.event import clean
 from batv.proxy.rollout import Rollout
 from batv.proxy.service import link_of
 from batv.rescue import FIRST_PART_OCTETS, NO_CLAIMS, Found, claims_of
-from batv.smtp.path import parse_rcpt
-from batv.stage import Client, VerifyingStage
+from batv.smtp.header import PEEK_OCTETS
+from batv.smtp.path import parse_mail, parse_rcpt
+from batv.stage import Client, VerifyingStage, judged_together
 from batv.store.files import Owner, locked
 from batv.store.quarantine import Quarantine
 from batv.store.rollout import RolloutStore
@@ -44,7 +46,7 @@ from batv.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batv.address import ForwardPath
+    from batv.address import ForwardPath, ReversePath
     from batv.cli import Site
     from batv.config import Settings
     from batv.keyring import KeyRings
@@ -319,12 +321,17 @@ class _Judge:
         listed = _LISTED.search(kept.reason)
         zone = listed[1] if listed is not None and listed[1] in self.zones else ""
         client = Client(self.clients.get(message.transaction, ""), listed=zone)
-        decision = self.stage.recipient(NULL_REVERSE_PATH, path, client, self.rings, Day.at(message.time))
+        decision = self.stage.recipient(_sender(message), path, client, self.rings, Day.at(message.time))
+        clue = clue_in(message.content(PEEK_OCTETS)) if decision.as_bounce is not None else None
+        if clue is not None:
+            decision = decision.as_bounce or decision
         if decision.recall:
             on_record = may_have_left_unsigned(self.ledger, path.mailbox, self.rings)
             decision = self.stage.recalled(decision, on_record=on_record)
         if decision.undecided:
             decision = self.stage.content(decision, *self._looked_up(message, path))
+        if clue is not None:
+            (decision,) = judged_together([decision], clue)
         passes = decision.disposition in _GOES_ON
         return _JudgedRecipient(
             kept.path, str(decision.verdict), str(decision.disposition), decision.reason, passes=passes
@@ -368,6 +375,19 @@ def _path(text: str) -> ForwardPath:
     return parse_rcpt(b"TO:" + text.encode()).path
 
 
+def _sender(message: KeptMessage) -> ReversePath:
+    """Return the reverse path of a message, null where it cannot be read."""
+    try:
+        return parse_mail(b"FROM:" + _whole(message.sender).encode()).path
+    except PathError:
+        return NULL_REVERSE_PATH
+
+
+def _whole(path: str) -> str:
+    """Return a path with a signature in the place of the one that was not kept."""
+    return _CUT_TAG.sub(lambda cut: cut[1] + (_LONG_SIGNATURE if cut[2] else _SIGNATURE), path)
+
+
 def _bare(recipient: KeptRecipient, policy: Policy) -> ForwardPath:
     """Return the path without its tag, of which the signature is not known.
 
@@ -375,7 +395,7 @@ def _bare(recipient: KeptRecipient, policy: Policy) -> ForwardPath:
         ConfigError: its domain is ours no more: the next hop might send the message elsewhere.
         PathError: it cannot be read.
     """
-    path = _path(_CUT_TAG.sub(lambda cut: cut[1] + (_LONG_SIGNATURE if cut[2] else _SIGNATURE), recipient.path))
+    path = _path(_whole(recipient.path))
     if path.mailbox is None:
         return path
     if policy.for_domain(path.mailbox.domain) is None:
@@ -441,10 +461,12 @@ async def _offer(next_hop: NextHop, message: KeptMessage, paths: Sequence[Forwar
         if not content.isascii() and b"8BITMIME" in connection.capabilities:
             parameters += b" BODY=8BITMIME"
         header = content.partition(b"\r\n\r\n")[0]
-        wide = not header.isascii() or not all(path.octets.isascii() for path in paths)
+        # Without its tag it is another address, which nobody is to answer to.
+        sender = NULL_REVERSE_PATH if _CUT_TAG.search(message.sender) else _sender(message)
+        wide = not all(octets.isascii() for octets in (header, sender.octets, *(path.octets for path in paths)))
         if wide and b"SMTPUTF8" in connection.capabilities:
             parameters += b" SMTPUTF8"
-        lines = [b"MAIL FROM:<>" + parameters, *(b"RCPT TO:" + path.octets for path in paths)]
+        lines = [b"MAIL FROM:" + sender.octets + parameters, *(b"RCPT TO:" + path.octets for path in paths)]
         for line in lines:
             reply = await connection.command(line, settings.command_seconds)
             if not reply.positive:

@@ -7,17 +7,19 @@ verifier is never asked.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batv.address import Mailbox
 from batv.corpus.dialects import DIALECTS, Action, Report
 from batv.corpus.letters import letter, ordinary, token
 from batv.corpus.manifest import Answered, Ending, Entry, Outcome, Recipient
+from batv.corpus.notices import NOTICES
 from batv.corpus.replies import AUTOMATIC
 from batv.day import SECONDS_A_DAY
 from batv.keyring import Role
 from batv.tag import ForeignForm, Placement, put_on
-from batv.verdict import FORGED, Disposition, Verdict
+from batv.verdict import FORGED, SEVERITY, Disposition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from batv.corpus.dialects import Dialect
     from batv.corpus.ground import Ground
     from batv.keyring import Key
+    from batv.policy import DomainPolicy
 
 __all__ = ["CLASSES", "CLIENTS", "UNKNOWN_USER", "Group", "Kind", "Scene"]
 
@@ -141,16 +144,32 @@ MIXTURES: Final = Group("several recipients", "confused?")
 STORMS: Final = Group("storms", "let through?")
 
 
+class Nature(Enum):
+    """What a message is, and how that is known."""
+
+    NULL = "a null sender"
+    BOUNCE = "a bounce with a sender, known by that or by its header"
+    REPLY = "an automatic reply with a sender, known by its header"
+    ORDINARY = "mail with a sender"
+
+
 # What must become of an address.
 
 
-def _expected(scene: Scene, address: Address, *, null: bool = True, ending: Ending = Ending.MESSAGE) -> Recipient:
-    ground = scene.ground
+def _judging(scene: Scene, address: Address, nature: Nature) -> DomainPolicy | None:
+    """Return by what is judged a message of this nature to an address of ours; None: it is not."""
+    if nature is Nature.ORDINARY:
+        return None
+    wish = scene.ground.wish(address.domain)
+    return wish if nature is Nature.NULL else wish.with_sender
+
+
+def _expected(
+    scene: Scene, address: Address, nature: Nature = Nature.NULL, *, ending: Ending = Ending.MESSAGE
+) -> Recipient:
     path = f"<{_text(address.mailbox)}>"
-    if null and ground.exempt(address.verdict, address.mailbox, scene.client):
-        address = replace(address, verdict=Verdict.NOT_JUDGED, why="exempt")
     passed = Disposition.REWRITE if address.bare != address.mailbox else Disposition.PASS
-    if not null:
+    if nature is not Nature.NULL and _judging(scene, address, nature) is None:
         return Recipient(
             path,
             "",
@@ -160,8 +179,13 @@ def _expected(scene: Scene, address: Address, *, null: bool = True, ending: Endi
             f"<{_text(address.bare)}>",
             "the sender is not null",
         )
-    if address.verdict in FORGED:
-        disposition = ground.wish(address.domain).disposition(address.verdict)
+    if scene.ground.exempt(address.verdict, address.mailbox, scene.client):
+        address = replace(address, verdict=Verdict.NOT_JUDGED, why="exempt")
+    policy = _judging(scene, address, nature) if address.verdict in FORGED else None
+    if policy is not None:
+        disposition = policy.disposition(address.verdict)
+        if nature is Nature.REPLY and SEVERITY[disposition] > SEVERITY[Disposition.MARK]:
+            disposition = Disposition.MARK
     elif address.verdict in {Verdict.NOT_JUDGED, Verdict.RESCUED}:
         disposition = passed
     elif address.verdict is Verdict.FOREIGN:
@@ -478,8 +502,8 @@ def _dsn(
     dialect = dialects[scene.number % len(dialects)]
     report = _report(scene, _text(addresses[0].mailbox), action)
     octets = dialect.write(report)
-    null = reverse_path == "<>"
-    recipients = [_expected(scene, address, null=null) for address in addresses]
+    nature = Nature.NULL if reverse_path == "<>" else Nature.BOUNCE
+    recipients = [_expected(scene, address, nature) for address in addresses]
     return _entry(
         scene, kind, dialect.name, helo=report.host, reverse_path=reverse_path, recipients=recipients, octets=octets
     ), octets
@@ -508,23 +532,29 @@ def _bounce(name: str, address: Callable[[Scene], Address], action: Action = Act
     return lambda scene: _dsn(scene, name, (address(scene),), action)
 
 
-def _automatic(name: str, what: str, address: Callable[[Scene], Address]) -> Maker:
+def _automatic(
+    name: str, kinds: Sequence[str], address: Callable[[Scene], Address], *, with_sender: bool = False
+) -> Maker:
     def make(scene: Scene) -> tuple[Entry, bytes]:
         found = address(scene)
+        what = kinds[scene.number % len(kinds)]
         report = _report(scene, _text(found.mailbox), Action.DELIVERED)
         octets = AUTOMATIC[what](report)
+        nature = Nature.NULL
+        if with_sender:
+            nature = Nature.ORDINARY if what == "list" else Nature.REPLY  # a list's header may be that of any mail
         answers = None
         if found.verdict is Verdict.UNTAGGED:
             answers = _answered(report, found.bare, report.recipient)
-        if _rescued(scene, found):
+        if _rescued(scene, found, nature):
             found = replace(found, verdict=Verdict.RESCUED, why="answers what this user has sent")
         entry = _entry(
             scene,
             name,
             what,
             helo=report.host,
-            reverse_path="<>",
-            recipients=(_expected(scene, found),),
+            reverse_path=f"<{report.recipient}>" if with_sender else "<>",
+            recipients=(_expected(scene, found, nature),),
             octets=octets,
         )
         return replace(entry, answers=answers), octets
@@ -570,12 +600,30 @@ def _harvested(scene: Scene) -> tuple[Entry, bytes]:
     return replace(entry, answers=answers), octets
 
 
-def _rescued(scene: Scene, address: Address) -> bool:
+def _rescued(scene: Scene, address: Address, nature: Nature) -> bool:
     exempt = scene.ground.exempt(address.verdict, address.mailbox, scene.client)
     if address.verdict is not Verdict.UNTAGGED or exempt:
         return False
-    wish = scene.ground.wish(address.domain)
-    return wish.rescue and wish.disposition(Verdict.UNTAGGED) is not Disposition.PASS
+    policy = _judging(scene, address, nature)
+    return policy is not None and policy.rescue and policy.disposition(Verdict.UNTAGGED) is not Disposition.PASS
+
+
+def _notice(scene: Scene) -> tuple[Entry, bytes]:
+    found = _untagged(scene)
+    what = tuple(NOTICES)[scene.number % len(NOTICES)]
+    report = _report(scene, _text(found.mailbox), Action.FAILED)
+    octets = NOTICES[what](report)
+    recipient = _expected(scene, found, Nature.ORDINARY)
+    reverse_path = f"<bounces-{scene.serial}@{report.host}>"
+    return _entry(
+        scene,
+        "notice",
+        what,
+        helo=report.host,
+        reverse_path=reverse_path,
+        recipients=(recipient,),
+        octets=octets,
+    ), octets
 
 
 def _callout(name: str, address: Callable[[Scene], Address]) -> Maker:
@@ -589,13 +637,13 @@ def _callout(name: str, address: Callable[[Scene], Address]) -> Maker:
 
 
 def _callout_unknown(scene: Scene) -> tuple[Entry, None]:
-    entry, _ = _callout("callout-unknown-user", _untagged)(scene)
-    domain = entry.recipients[0].path.mailbox
-    path = f"<{UNKNOWN_USER}-{scene.serial}@{domain.domain.decode() if domain else ''}>"
-    recipient = replace(
-        entry.recipients[0], forward_path=path, outcome=Outcome.REJECTED, why="the next hop does not know the user"
-    )
-    return replace(entry, recipients=(recipient,)), None
+    def unknown(scene: Scene) -> Address:
+        domain = scene.rng.choice(scene.ground.domains)
+        user = Mailbox(f"{UNKNOWN_USER}-{scene.serial}".encode(), domain)
+        return Address(user, domain, Verdict.UNTAGGED, user, "the next hop does not know the user")
+
+    entry, _ = _callout("callout-unknown-user", unknown)(scene)
+    return replace(entry, recipients=(replace(entry.recipients[0], outcome=Outcome.REJECTED),)), None
 
 
 def _from(name: str, senders: Sequence[str], address: Callable[[Scene], Address]) -> Maker:
@@ -618,7 +666,7 @@ def _ordinary(scene: Scene) -> tuple[Entry, bytes]:
     octets = found.octets.replace(found.message_id.encode(), f"<{scene.serial:07d}.{token(rng, 8)}@{sender}>".encode())
     if rng.random() < 0.05:  # noqa: PLR2004 -- one in twenty claims what only a proxy may say
         octets = b"X-Batv-Status: valid\r\n" + octets
-    recipients = [_expected(scene, address, null=False) for address in unique.values()]
+    recipients = [_expected(scene, address, Nature.ORDINARY) for address in unique.values()]
     entry = _entry(
         scene, "ordinary", "", helo=rng.choice(_HOSTS), reverse_path=f"<{sender}>", recipients=recipients, octets=octets
     )
@@ -727,6 +775,7 @@ def _needs_relay_domains(ground: Ground) -> str | None:
 _MAILER_DAEMON: Final = ("MAILER-DAEMON@{domain}", "mailer-daemon@{domain}")
 _POSTMASTER: Final = ("postmaster@{domain}", "Postmaster@{domain}")
 _TAGGED_SENDER: Final = ("prvs=3789ab12cd=mailer-daemon@{domain}", "prvs=0123abcdef=postmaster@{domain}")
+_ROBOT: Final = ("robot@{domain}", "no-reply@{domain}", "bounce+4711@{domain}")
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -772,9 +821,9 @@ def _kinds() -> tuple[Kind, ...]:
     kinds.append(Kind("unjudged-postmaster", 1, UNJUDGED, _postmaster, _nothing))
     for what in AUTOMATIC:
         name = f"automatic-{what}"
-        kinds.append(Kind(name, 1, AUTOMATIC_REPLIES, _automatic(name, what, _valid), _needs_signing))
+        kinds.append(Kind(name, 1, AUTOMATIC_REPLIES, _automatic(name, (what,), _valid), _needs_signing))
         name = f"automatic-{what}-plain"
-        kinds.append(Kind(name, 1, AUTOMATIC_REPLIES, _automatic(name, what, _untagged), _nothing))
+        kinds.append(Kind(name, 1, AUTOMATIC_REPLIES, _automatic(name, (what,), _untagged), _nothing))
     callouts: tuple[tuple[str, Callable[[Scene], Address], Lacks], ...] = (
         ("callout-tagged", _valid, _needs_signing),
         ("callout-plain", _untagged, _nothing),
@@ -784,12 +833,21 @@ def _kinds() -> tuple[Kind, ...]:
     kinds.append(Kind("callout-unknown-user", 1, CALLOUTS, _callout_unknown, _nothing))
     kinds.append(Kind("null-sender-mail", 2, NULL_MAIL, _null_mail, _nothing))
     for name, senders in (
-        ("mailer-daemon", _MAILER_DAEMON), ("postmaster", _POSTMASTER), ("tagged-sender", _TAGGED_SENDER)
+        ("mailer-daemon", _MAILER_DAEMON), ("postmaster", _POSTMASTER), ("tagged-sender", _TAGGED_SENDER),
+        ("robot", _ROBOT),
     ):  # fmt: skip
         kinds.append(Kind(f"sender-{name}", 1, OTHER_SENDERS, _from(f"sender-{name}", senders, _valid), _needs_signing))
         plain_name = f"sender-{name}-plain"
         kinds.append(Kind(plain_name, 1, OTHER_SENDERS, _from(plain_name, senders, _untagged), _nothing))
+    answering: tuple[tuple[str, Callable[[Scene], Address], Lacks], ...] = (
+        ("sender-reply", _valid, _needs_signing),
+        ("sender-reply-plain", _untagged, _nothing),
+    )
+    for name, address, lacks in answering:
+        make = _automatic(name, tuple(AUTOMATIC), address, with_sender=True)
+        kinds.append(Kind(name, 2, OTHER_SENDERS, make, lacks))
     kinds.append(Kind("ordinary", 16, ORDINARY, _ordinary, _nothing))
+    kinds.append(Kind("notice", 4, ORDINARY, _notice, _nothing))
     kinds.append(Kind("mixture", 4, MIXTURES, _mixture, _needs_signing))
     kinds.append(Kind("storm", 12, STORMS, _storm, _nothing))
     return tuple(kinds)

@@ -279,7 +279,9 @@ class _Scorer:
     def _status(self, sent: Sent, recipient: Recipient) -> bytes | None:
         mailbox = recipient.path.mailbox
         domain = self._policy.for_domain(mailbox.domain) if mailbox is not None else None
-        if domain is None or not domain.marks or not sent.entry.null_sender or recipient.verdict is None:
+        if domain is not None and not sent.entry.null_sender:
+            domain = domain.with_sender
+        if domain is None or not domain.marks or recipient.verdict is None:
             return None
         return STATUS_BY_VERDICT.get(recipient.verdict)
 

@@ -12,11 +12,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from batv.tag import shorten
+from batv.verdict import FORGED, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from batv.verdict import Disposition, Verdict
+    from batv.verdict import Disposition
 
 __all__ = [
     "Direction",
@@ -30,6 +31,9 @@ __all__ = [
     "clean",
     "printable",
 ]
+
+
+_JUDGED: Final = FORGED | {Verdict.VALID, Verdict.RESCUED}
 
 
 class Direction(Enum):
@@ -124,6 +128,11 @@ class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields take
     null_sender: bool = False
     unnamed: int = 0
     misnamed: Misnamed | None = None
+
+    @property
+    def bounce(self) -> bool:
+        """Whether it was judged as a bounce, with a sender or without."""
+        return self.null_sender or any(outcome.verdict in _JUDGED for outcome in self.recipients)
 
 
 @dataclass(frozen=True, slots=True)

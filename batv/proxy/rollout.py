@@ -82,7 +82,7 @@ class Rollout:
             signed = any(outcome.verdict is Verdict.SIGNED for outcome in event.recipients)
             if name is not None and signed and self._never_signed(name):
                 self._signed.add(name)
-        elif event.null_sender:
+        elif event.null_sender:  # a bounce with a sender is no evidence: most are automatic replies
             for outcome in event.recipients:
                 name = self._evidence_for(outcome.forward_path)
                 if name is not None and outcome.disposition is not Disposition.DEFER:  # that one comes again

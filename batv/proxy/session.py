@@ -11,7 +11,7 @@ Rules:
 3. A fault of the next hop is `451 4.3.0` to the command or the message. The connection is cut, and never gets the dot.
 4. A forged bounce is held: the next hop is asked about the recipient on a connection that serves nobody else, so that
    unknown users stay unknown and call-outs hear the truth; the content never reaches it.
-5. Who sends with a null sender hears our own words, the same for valid and forged tags: replies must not help guessing.
+5. Who sends a bounce hears our own words, the same for valid and forged tags: replies must not help guessing.
 6. Who the client is, listed peers alone may say otherwise than the connection does. XCLIENT counts for everything,
    XFORWARD for the record, the next hop and lists of senders of backscatter only: nobody is let in for it.
 7. Such lists are asked at MAIL, about bounces alone, and waited for at a RCPT only where the answer can change what
@@ -19,7 +19,9 @@ Rules:
 8. Where the content decides about a recipient, the next hop is asked about that recipient as about any, and nobody else
    has part in the message. We answer DATA ourselves, and look at the first part. Then either the next hop hears DATA,
    and all of it, or RSET; what it says to DATA stands in the reply to the message.
-9. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
+9. Where the header of a message with a sender decides, the next hop has heard DATA, as for any message, and gets
+   nothing of it before its header is known. If it is not to go on, that connection is cut.
+10. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
    client hears our 250 to MAIL then, and what the next hop says to it in the reply to RCPT.
 
 Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
@@ -38,6 +40,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
 from batv.access import UNIX_CLIENT, tenants_of, within
+from batv.bounce import clue_in, is_postmaster
 from batv.budget import account_of
 from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
 from batv.guessing import GUESSES, network_of, victim
@@ -47,7 +50,7 @@ from batv.proxy.transaction import SEPARATELY, START_CONTENT, Recipient, Transac
 from batv.rescue import FIRST_PART_OCTETS, NO_CLAIMS, Found, addresses_in, claims_of, message_ids_in
 from batv.smtp.data import Unstuffer
 from batv.smtp.extension import Capabilities, hidden_parameter
-from batv.smtp.header import PEEK_OCTETS, HeaderPeek, StatusField
+from batv.smtp.header import PEEK_OCTETS, HeaderPeek, StatusField, header_end
 from batv.smtp.origin import (
     XCLIENT_ATTRIBUTES,
     XFORWARD_ATTRIBUTES,
@@ -58,12 +61,13 @@ from batv.smtp.origin import (
 )
 from batv.smtp.path import keywords, parameter, parse_mail, parse_rcpt
 from batv.smtp.reply import Reply
-from batv.stage import Client, DeferringStage
+from batv.stage import Client, DeferringStage, judged_together
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.access import Holder
     from batv.address import ForwardPath, ReversePath
+    from batv.bounce import Clue
     from batv.net.dnsbl import Inquiry
     from batv.net.next_hop import Route
     from batv.proxy.side import Side
@@ -288,11 +292,13 @@ class ProxySession:
             sender,
             mail.parameters,
             peek,
+            stage.takes_for_bounce(mail.path),
             tenants,
         )
         if side.settings.add_received:
             transaction.trace = self._received(transaction.identifier)
-        transaction.inquiry = self._ask_lists(mail.path)
+        if transaction.bounce:
+            transaction.inquiry = self._ask_lists(mail.path)
         return await self._begin(transaction)
 
     async def _begin(self, transaction: Transaction) -> Reply | Asked:
@@ -373,7 +379,7 @@ class ProxySession:
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER, account)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
-        marked = transaction.given.null and transaction.stage.marks
+        marked = transaction.bounce and transaction.stage.marks
         foreign = decision.verdict is Verdict.FOREIGN
         deferred = decision.disposition is Disposition.DEFER
         one_by_one = lmtp or marked or alone or not transaction.pipelines
@@ -423,7 +429,9 @@ class ProxySession:
 
     def _ask_lists(self, path: ReversePath) -> Inquiry | None:
         lists = self._side.blocklists
-        return lists.ask(self._client.address) if lists is not None and path.null else None
+        # No list is about MAILER-DAEMON: Backscatterer.org wants to be asked for these two.
+        asked = path.null or is_postmaster(path.mailbox)
+        return lists.ask(self._client.address) if lists is not None and asked else None
 
     @staticmethod
     def _decided(transaction: Transaction, path: ForwardPath, client: Client) -> Decision[ForwardPath]:
@@ -546,6 +554,8 @@ class ProxySession:
             if reply.code != START_CONTENT:
                 await transaction.reset()
                 return await self._finish(transaction, reply)
+            header_decides = any(recipient.decision.as_bounce is not None for recipient in forwarded)
+            transaction.gathered = bytearray() if header_decides else None
         else:
             await transaction.reset()
         transaction.receiving = True
@@ -587,13 +597,23 @@ class ProxySession:
 
     async def _gather(self, transaction: Transaction, gathered: bytearray, octets: bytes, *, last: bool) -> bytes:
         """Gather the first part of a message; once it is decided what becomes of that, return it, to go there."""
+        seen = len(gathered)
         gathered += octets
         self._side.gathered_octets += len(octets)
-        if not last and len(gathered) < FIRST_PART_OCTETS and self._side.gathered_octets < _GATHERED_OCTETS:
+        full = last or self._side.gathered_octets >= _GATHERED_OCTETS
+        if transaction.undecided is None and transaction.clue is None:
+            if header_end(gathered, seen) < 0 and not full and len(gathered) < PEEK_OCTETS:
+                return b""
+            transaction.clue = clue_in(bytes(gathered[:PEEK_OCTETS]))
+            full = full or transaction.clue is None or not transaction.may_be_rescued
+        if not full and len(gathered) < FIRST_PART_OCTETS:
             return b""
         first = bytes(gathered)
         self._forget_gathered(transaction)
-        await self._decide(transaction, first)
+        if transaction.undecided is not None:
+            await self._decide(transaction, transaction.undecided, first)
+        elif transaction.clue is not None:
+            await self._decide_together(transaction, transaction.clue, first)
         return first
 
     def _forget_gathered(self, transaction: Transaction) -> None:
@@ -610,18 +630,9 @@ class ProxySession:
                 looked_up = await asyncio.to_thread(_looked_up, self._side.ledger, mailbox.octets, first)
                 recipient.decide(transaction.stage.content(recipient.decision, *looked_up))
 
-    async def _decide(self, transaction: Transaction, first: bytes) -> None:
+    async def _decide(self, transaction: Transaction, recipient: Recipient, first: bytes) -> None:
         """Decide about a recipient by the first part of the message, and begin what follows from that."""
-        recipient, ledger = transaction.undecided, self._side.ledger
-        if recipient is None:
-            return
-        claims, found = NO_CLAIMS, Found.UNREADABLE
-        mailbox = recipient.decision.path.mailbox
-        if ledger is not None and mailbox is not None:
-            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first, rescue=True)
-            if found is Found.KNOWN:
-                transaction.rescued = mailbox.octets
-        recipient.decide(transaction.stage.content(recipient.decision, claims, found))
+        recipient.decide(await self._by_content(transaction, recipient.decision, first))
         transaction.status = recipient.decision.status
         try:
             if not recipient.held:
@@ -636,6 +647,39 @@ class ProxySession:
             self._begin_quarantine(transaction)
         except BatvError as error:
             transaction.fail(error)
+
+    async def _decide_together(self, transaction: Transaction, clue: Clue, first: bytes) -> None:
+        """Decide about all recipients of a message that has a sender, for what its header shows."""
+        transaction.own_words = clue.bounce
+        recipients = transaction.forwarded
+        decisions = [recipient.decision.as_bounce or recipient.decision for recipient in recipients]
+        decisions = [await self._recalled(transaction, each) if each.recall else each for each in decisions]
+        if len(decisions) == 1 and decisions[0].undecided:
+            decisions = [await self._by_content(transaction, decisions[0], first)]
+        for recipient, decision in zip(recipients, judged_together(decisions, clue), strict=True):
+            recipient.decide(decision)
+        if not transaction.held:
+            transaction.mark(recipients[0].decision.status)
+            return
+        transaction.drop()
+        if transaction.held[0].decision.disposition is Disposition.REJECT:
+            transaction.refusal = _REJECTED
+        try:
+            self._begin_quarantine(transaction)
+        except BatvError as error:
+            transaction.fail(error)
+
+    async def _by_content(
+        self, transaction: Transaction, decision: Decision[ForwardPath], first: bytes
+    ) -> Decision[ForwardPath]:
+        """Return what the stage says of a recipient for the first part of the message."""
+        claims, found = NO_CLAIMS, Found.UNREADABLE
+        ledger, mailbox = self._side.ledger, decision.path.mailbox
+        if ledger is not None and mailbox is not None:
+            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first, rescue=True)
+            if found is Found.KNOWN:
+                transaction.rescued = mailbox.octets
+        return transaction.stage.content(decision, claims, found)
 
     def _begin_quarantine(self, transaction: Transaction) -> None:
         """Begin a copy for the quarantine, if anybody's is wanted; raises BatvError where that fails."""

@@ -30,6 +30,7 @@ from batv.verdict import APART, FORGED, Decision, Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import ForwardPath, ReversePath
+    from batv.bounce import Clue
     from batv.day import Day
     from batv.errors import BatvError
     from batv.keyring import KeyRings
@@ -121,6 +122,7 @@ class Transaction:
         sender: what the stage said of it.
         parameters: those of MAIL, as written.
         peek: reads what is wanted of the header.
+        bounce: whether its sender alone makes it a bounce.
         tenants: the message must come from one of these tenants of Exchange Online; None if from anybody.
         trace: a field that goes before the message.
         inquiry: what lists of senders of backscatter were asked about the client; None if nothing.
@@ -134,6 +136,7 @@ class Transaction:
         looks: whether a recipient was named about whom the content decides; that one has a message of its own.
         gathered: the first part of the message, until it is decided about; None where there is nothing to decide.
         watched: a copy of it, where it goes on record what the message answers; else None.
+        clue: what the header shows of a message that has a sender; None where it shows nothing, or was not looked at.
         refusal: the reply to the message, where that is settled before its end.
         rescued: the address for which the message is counted as let through, until it is delivered.
         octets: octets of the message so far, as received.
@@ -156,6 +159,7 @@ class Transaction:
     sender: Decision[ReversePath]
     parameters: bytes
     peek: HeaderPeek
+    bounce: bool
     tenants: frozenset[bytes] | None = None
     trace: bytes = b""
     inquiry: Inquiry | None = None
@@ -169,6 +173,7 @@ class Transaction:
     looks: bool = False
     gathered: bytearray | None = None
     watched: bytearray | None = None
+    clue: Clue | None = None
     refusal: Reply | None = None
     rescued: bytes = b""
     octets: int = 0
@@ -186,7 +191,7 @@ class Transaction:
     _last: bytes = b""
 
     def __post_init__(self) -> None:
-        self.own_words = self.given.null and self.side.direction is Direction.INBOUND
+        self.own_words = self.bounce and self.side.direction is Direction.INBOUND
 
     @property
     def forwarded(self) -> list[Recipient]:
@@ -204,6 +209,15 @@ class Transaction:
     def held(self) -> list[Recipient]:
         """The recipients whom it is not to reach though the client was told that they are accepted."""
         return [recipient for recipient in self.recipients if recipient.held and recipient.accepted]
+
+    @property
+    def may_be_rescued(self) -> bool:
+        """Whether record or content may change what becomes of a message that is a bounce by its header.
+
+        One for several recipients is no answer to what one of them has sent.
+        """
+        found = [each.decision.as_bounce for each in self.forwarded]
+        return len(found) == 1 and found[0] is not None and (found[0].undecided or found[0].recall)
 
     @property
     def pipelines(self) -> bool:
@@ -312,6 +326,11 @@ class Transaction:
         if self.stage.marks:
             self._status_field = StatusField(self.status)
         return reply
+
+    def mark(self, status: bytes | None) -> None:
+        """Let the message carry another status field than was settled at DATA; none of it has been sent."""
+        if self._status_field is not None:
+            self._status_field = StatusField(status)
 
     async def send(self, octets: bytes, *, last: bool) -> None:
         """Send octets of the message, if it still goes to the next hop, and wait while that takes none.

@@ -177,7 +177,7 @@ def rollout_report(
                 unsigned.add(sender)
                 if told:
                     _leak(report, record)
-        elif told:
+        elif told and record.get("reverse_path", "<>") == "<>":  # replies with a sender tell of no way out
             _bounce(report, record, policy, signed, unsigned)
     return report
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-__all__ = ["PEEK_OCTETS", "HeaderPeek", "StatusField"]
+__all__ = ["PEEK_OCTETS", "HeaderPeek", "StatusField", "field_value", "header_end"]
 
 # The end of the header, or a field of ours: obsolete syntax lets any white space stand before the colon, and some
 # readers unfold lines first, so that the colon may stand on the next one.
@@ -165,10 +165,10 @@ class HeaderPeek:
         if self.done:
             return
         seen = self._seen + octets[: self._limit] if self._seen else octets[: self._limit]
-        end = 0 if seen.startswith(b"\r\n") else seen.find(b"\r\n\r\n", max(len(self._seen) - 3, 0))
+        end = header_end(seen, len(self._seen))
         self._seen = seen
         if end >= 0 or len(seen) >= self._limit:
-            self._read(seen if end < 0 else seen[: end + 2], whole=end >= 0)
+            self._read(seen if end < 0 else seen[:end], whole=end >= 0)
 
     def finish(self) -> None:
         """Take what was seen as all there is."""
@@ -186,15 +186,33 @@ class HeaderPeek:
             self.message_id = match[1].strip(b" \t")
         self.hops = folded.count(b"\nreceived:") + folded.count(b"\n.received:")
         if self._reads_senders:
-            found = (_value(folded, name) for name in _SENDER_FIELDS)
+            found = (field_value(folded, name) for name in _SENDER_FIELDS)
             self.senders = tuple(value for value in found if value)
         # Behind what was looked at another tenant might be named.
         if self._reads_tenants and whole:
             self.tenants = frozenset(value.strip(b" \t") for value in _TENANT.findall(folded))
 
 
-def _value(folded: bytes, name: bytes) -> bytes:
-    """Return the value of the first field of a name, or nothing. A line end and the name in lower case are given."""
+def header_end(octets: bytes | bytearray, seen: int = 0) -> int:
+    """Return how many octets of a message are its header, the last line end among them; -1 where it has no end yet.
+
+    Args:
+        octets: the first octets of the message.
+        seen: how many of them were looked through before.
+    """
+    if octets.startswith(b"\r\n"):
+        return 0
+    end = octets.find(b"\r\n\r\n", max(seen - 3, 0))
+    return end + 2 if end >= 0 else -1
+
+
+def field_value(folded: bytes, name: bytes) -> bytes:
+    """Return the value of the first field of a name, folds and all; nothing where there is none.
+
+    Args:
+        folded: a header in lower case, a line feed before it.
+        name: a line feed and the name in lower case.
+    """
     at = folded.find(name)
     while at >= 0:
         match = _VALUE.match(folded, at + len(name))

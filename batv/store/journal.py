@@ -76,7 +76,7 @@ class Journal:
         Raises:
             IoError: the records are not, or not wholly, in the file.
         """
-        if event.direction is Direction.INBOUND and not event.null_sender:
+        if event.direction is Direction.INBOUND and not event.bounce:
             return False
         if not event.recipients:
             return False

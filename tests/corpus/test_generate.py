@@ -14,6 +14,7 @@ import pytest
 from batv.corpus.classes import CLASSES
 from batv.corpus.dialects import DIALECTS
 from batv.corpus.manifest import Ending
+from batv.corpus.notices import NOTICES
 from batv.corpus.replies import AUTOMATIC
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_a_corpus_has_every_class_and_every_dialect(ground: Ground) -> None:
     entries = ground.read("corpus").entries
     assert len(entries) == COUNT
     assert {entry.kind for entry in entries} == set(CLASSES)
-    assert {entry.dialect for entry in entries} == {each.name for each in DIALECTS} | set(AUTOMATIC) | {""}
+    assert {entry.dialect for entry in entries} == {each.name for each in DIALECTS} | {*AUTOMATIC, *NOTICES, ""}
 
 
 def test_a_flipped_bit_stands_in_each_position_of_the_tag(ground: Ground) -> None:

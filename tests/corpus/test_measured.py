@@ -59,7 +59,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "call-outs about a user": ("callout-tagged", "callout-plain", "callout-forged"),
     "call-outs about nobody": ("callout-unknown-user",),
     "bounces with a sender": tuple(kind for kind in CLASSES if kind.startswith("sender-")),
-    "ordinary mail": ("ordinary",),
+    "ordinary mail": ("ordinary", "notice"),
     "to several recipients": ("mixture",),
 }  # fmt: skip
 

@@ -100,6 +100,10 @@ class OtherStage:
         """As the product has it."""
         return VerifyingStage(self.policy).sender(path, client, rings, day)
 
+    def takes_for_bounce(self, path: ReversePath) -> bool:
+        """As the product has it."""
+        return VerifyingStage(self.policy).takes_for_bounce(path)
+
     def wants_recipient(self, path: ReversePath, client: Client, day: Day) -> bool:
         """As the product has it."""
         return VerifyingStage(self.policy).wants_recipient(path, client, day)

@@ -44,11 +44,11 @@ class Quarantine:
         said = self._capture.readouterr()
         return Said(status, said.out, said.err)
 
-    def receive(self, *recipients: bytes, content: bytes = _CONTENT) -> str:
+    def receive(self, *recipients: bytes, content: bytes = _CONTENT, sender: bytes = b"") -> str:
         """Let a forged bounce come, and return its name."""
         before = {each["name"] for each in self.messages()}
         with SmtpClient(self.service.inbound) as client:
-            assert client.mail(b"", recipients, content).code == 250
+            assert client.mail(sender, recipients, content).code == 250
         self.hop.forget()
         (name,) = {each["name"] for each in self.messages()} - before
         return str(name)
@@ -232,6 +232,30 @@ def test_an_address_too_long_for_a_tag_passes_where_the_site_takes_to_leaving_it
     (judged,) = quarantine("rejudge", "--json").fields["messages"]
     assert judged["recipients"][0]["verdict"] == "not-judged"
     assert judged["passes"]
+
+
+def test_a_bounce_with_a_sender_is_judged_again_as_one_and_goes_on_with_it(quarantine: Quarantine) -> None:
+    """By sender or header, by its own setting; where its tag was not kept, a sender goes on as none."""
+    wanted = 'on_bounce_with_sender = "{}"\n[ledger]\nenabled = true\n'
+    quarantine.service.configure(wanted.format("quarantine"), on_forged="quarantine")
+    quarantine.service.reload()
+    quarantine.service.wait_for_log(r"\breloaded\b")
+    header = b"X-Failed-Recipients: bob@peer.example\r\n\r\ntext\r\n"
+    by_header = quarantine.receive(_JOE, content=header, sender=b"robot@peer.example")
+    by_sender = quarantine.receive(_JOE, sender=b"mailer-daemon@peer.example")
+    tagged = quarantine.receive(_JOE, sender=b"prvs=3789abcdef=postmaster@peer.example")
+    null = quarantine.receive(_JOE)
+    assert not any(each["passes"] for each in quarantine("rejudge", "--json").fields["messages"])
+    quarantine.service.configure(wanted.format("pass"), on_forged="quarantine")
+    judged = {each["name"]: each["passes"] for each in quarantine("rejudge", "--json").fields["messages"]}
+    assert judged == {by_header: True, by_sender: True, tagged: True, null: False}
+    assert quarantine("release", "--rejudged").status == 0
+    assert [command for command in quarantine.hop.commands if command.startswith(b"MAIL")] == [
+        b"MAIL FROM:<robot@peer.example>",
+        b"MAIL FROM:<mailer-daemon@peer.example> BODY=8BITMIME",
+        b"MAIL FROM:<> BODY=8BITMIME",
+    ]
+    assert quarantine.names() == [null]
 
 
 def test_what_others_have_put_there_is_left_alone(quarantine: Quarantine) -> None:

@@ -392,6 +392,36 @@ def test_no_list_is_asked_about_mail_with_a_sender(sender: bytes, tmp_path: Path
     asyncio.run(test())
 
 
+def test_lists_are_asked_about_postmaster_where_bounces_with_a_sender_are_judged(
+    tmp_path: Path, server: DnsServer
+) -> None:
+    """As Backscatterer.org has it, of no other sender; and only for the domain that wants it."""
+
+    async def test() -> None:
+        (tmp_path / "proxy").mkdir()
+        changes = {
+            "inbound": {"xclient_from": ["127.0.0.0/8"]},
+            "domains": {"example.com": {"on_bounce_with_sender": "mark"}, "other.example": {}},
+            "dns": {"servers": [server.address]},
+            "dnsbl": {"zones": [_ZONE]},
+        }
+        async with recorded(tmp_path / "proxy", Direction.INBOUND, changes) as (client, recorder, relay):
+            for sender in (b"ann@peer.example", b"mailer-daemon@peer.example"):
+                assert (await _bounce(client, _LISTED, b"joe@example.com", sender)).startswith(b"250")
+            assert server.questions() == 0
+            for recipient in (b"joe@example.com", b"joe@other.example", signed(b"joe@example.com")):
+                assert (await _bounce(client, _LISTED, recipient, b"Postmaster@peer.example")).startswith(b"250")
+            assert _records(relay) == [
+                (_LISTED, "mark", "sender is a mail system; no tag"),
+                (_LISTED, "quarantine", "sender is a mail system; no tag; bl.example lists the client"),
+                (_LISTED, "rewrite", "sender is a mail system; tag good"),
+            ]
+            assert len(recorder.messages) == 4
+        assert server.questions(_LISTED_NAME) == 1
+
+    asyncio.run(test())
+
+
 def test_no_list_is_asked_about_a_client_of_the_site_s_own(tmp_path: Path, server: DnsServer) -> None:
     """Its address is nobody's business."""
 

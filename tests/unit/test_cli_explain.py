@@ -133,6 +133,64 @@ def test_mail_that_is_no_bounce_is_told_apart(batv: Command) -> None:
     assert (said["verdict"], said["disposition"], said["to_change_it"]) == ("not-a-bounce", "pass", None)
 
 
+SENDER: Final = b"Return-Path: <robot@peer.example>\n"
+REPLY: Final = b"Delivered-To: joe@example.com\nAuto-Submitted: auto-replied\n\nAway.\n"
+
+
+def wanting(batv: Command, wanted: str) -> None:
+    """Let example.com want this for bounces that have a sender."""
+    table = '[domains."example.com"]\n'
+    batv.config.write_text(batv.config.read_text().replace(table, f'{table}on_bounce_with_sender = "{wanted}"\n'))
+
+
+@pytest.mark.parametrize(
+    ("octets", "bounce_by"),
+    [
+        (b"Return-Path: <>\n" + BOUNCE, "null sender"),
+        (b"Return-Path: <Postmaster@peer.example>\n" + REPLY, "sender is a mail system"),
+        (SENDER + BOUNCE, "report on delivery"),
+        (SENDER + REPLY, "automatic reply"),
+        (SENDER + b"Delivered-To: joe@example.com\n\nhello\n", "nothing"),
+    ],
+)
+def test_what_shows_that_a_message_is_a_bounce_is_told(batv: Command, octets: bytes, bounce_by: str) -> None:
+    """Also where the domain does not look at it: that is what would be found."""
+    assert batv("explain", "--message", message(batv, octets), "--json").fields["bounce_by"] == bounce_by
+
+
+def test_a_message_with_a_sender_is_judged_by_what_its_domain_wants(batv: Command) -> None:
+    """A bounce by the setting, a reply by no more than a mark, other mail not at all."""
+    wanting(batv, "reject")
+
+    def said(octets: bytes) -> dict[str, str]:
+        (found,) = batv("explain", "--message", message(batv, octets), "--json").fields["recipients"]
+        return dict(found)
+
+    bounce = said(SENDER + BOUNCE)
+    assert (bounce["verdict"], bounce["disposition"]) == ("untagged", "reject")
+    assert bounce["reason"] == "report on delivery; no tag"
+    assert bounce["rule"] == '[domains."example.com"] on_bounce_with_sender = "reject"'
+    assert 'on_bounce_with_sender = "mark"' in bounce["to_change_it"]
+    reply = said(SENDER + REPLY)
+    assert (reply["verdict"], reply["disposition"]) == ("untagged", "mark")
+    assert reply["rule"].endswith("; but replies are marked at most")
+    ordinary = said(SENDER + b"Delivered-To: joe@example.com\n\nhello\n")
+    assert (ordinary["verdict"], ordinary["disposition"]) == ("not-a-bounce", "pass")
+    assert "neither sender nor header shows a bounce" in ordinary["rule"]
+
+
+def test_the_record_of_a_bounce_with_a_sender_names_its_setting(batv: Command) -> None:
+    """Not that of bounces without one; and says when it is there no more."""
+    recorded(batv, RECORD._replace(null_sender=False, reverse_path="<mailer-daemon@peer.example>"))
+    (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert record["rule"] == '[domains."example.com"] on_bounce_with_sender was there then, and is no more'
+    assert record["today_it_would_get"] is None
+    wanting(batv, "quarantine")
+    (record,) = batv("explain", "--session", "5e55", "--json").fields["records"]
+    assert record["rule"] == '[domains."example.com"] on_bounce_with_sender = "quarantine"'
+    assert record["today_it_would_get"] == "quarantine"
+
+
 def test_a_marked_message_is_explained_by_its_mark(batv: Command) -> None:
     """Its tag was taken off when it was delivered. Where nobody marks, anybody may have written the field."""
     name = message(batv, b"Return-Path: <>\nX-Batv-Status: valid\n" + BOUNCE)

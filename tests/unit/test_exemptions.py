@@ -285,10 +285,15 @@ REFINED: Final = DomainPolicy(
     ("text", "verdict", "disposition", "status"),
     [
         ("joe@example.com", Verdict.UNTAGGED, Disposition.MARK, b"invalid, missing"),
-        ("prvs=x=joe@example.com", Verdict.MALFORMED, Disposition.DISCARD, None),
-        ("prvs=9787000000=joe@example.com", Verdict.UNKNOWN_KEY, Disposition.DISCARD, None),
-        ("prvs=0787000000=joe@example.com", Verdict.BAD_SIGNATURE, Disposition.DISCARD, None),
-        (tagged("joe@example.com", day=TODAY + -20), Verdict.EXPIRED, Disposition.QUARANTINE, None),
+        ("prvs=x=joe@example.com", Verdict.MALFORMED, Disposition.DISCARD, b"invalid, malformed"),
+        ("prvs=9787000000=joe@example.com", Verdict.UNKNOWN_KEY, Disposition.DISCARD, b"invalid, unknown-key"),
+        ("prvs=0787000000=joe@example.com", Verdict.BAD_SIGNATURE, Disposition.DISCARD, b"invalid, bad-signature"),
+        (
+            tagged("joe@example.com", day=TODAY + -20),
+            Verdict.EXPIRED,
+            Disposition.QUARANTINE,
+            b"invalid, expired",
+        ),
         (tagged("joe@example.com"), Verdict.VALID, Disposition.REWRITE, b"valid"),
     ],
 )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batv.errors import IoError
 from batv.observe.event import Direction, TransactionEnded, printable
 from batv.store.journal import JOURNAL_FIELDS, Journal
-from batv.verdict import Verdict
+from batv.verdict import Disposition, Verdict
 from tests.support.event import EVENT, OUTCOME
 from tests.support.next_hop import RecordingNextHop
 from tests.support.service import SECRET, ServiceProcess, full_disk
@@ -122,8 +122,18 @@ def test_each_recipient_has_a_record(journal: Journal) -> None:
 
 def test_inbound_mail_that_is_no_bounce_is_not_in_the_journal(journal: Journal) -> None:
     """It was not judged; the log has it."""
-    assert not journal.write(_EVENT._replace(null_sender=False, reverse_path="<ann@peer.example>"))
+    ordinary = OUTCOME._replace(verdict=Verdict.NOT_A_BOUNCE, disposition=Disposition.PASS)
+    event = _EVENT._replace(null_sender=False, reverse_path="<ann@peer.example>", recipients=(ordinary,))
+    assert not journal.write(event)
     assert journal.path.read_bytes() == b""
+
+
+def test_a_bounce_with_a_sender_is_in_the_journal_for_each_recipient(journal: Journal) -> None:
+    """What is discarded must be on record, whoever sent it; what others got of it tells why it passed."""
+    ordinary = OUTCOME._replace(verdict=Verdict.NOT_A_BOUNCE, disposition=Disposition.PASS)
+    sender = "<mailer-daemon@peer.example>"
+    assert journal.write(_EVENT._replace(null_sender=False, reverse_path=sender, recipients=(OUTCOME, ordinary)))
+    assert [record["verdict"] for record in records(journal.path)] == [OUTCOME.verdict.value, "not-a-bounce"]
 
 
 def test_outbound_mail_is_in_the_journal(journal: Journal) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from batv.address import Mailbox
 from batv.policy import DomainPolicy, Policy
+from batv.rollout import Phase, capped
 from batv.tag import ForeignForm
 from batv.verdict import Disposition
 
@@ -30,6 +33,33 @@ def test_only_mark_puts_on_a_status_field(disposition: Disposition) -> None:
     assert not Policy({b"a": DomainPolicy(disposition)}).marks
     assert Policy({b"a": DomainPolicy(disposition), b"b": DomainPolicy(Disposition.MARK)}).marks
     assert not Policy({}).marks
+
+
+def test_any_setting_but_pass_for_bounces_with_a_sender_puts_on_a_status_field() -> None:
+    """Replies are marked where bounces are refused; nothing is put on, nor judged, where nobody asked for it."""
+    assert DomainPolicy().with_sender is None
+    assert not Policy({b"a": DomainPolicy()}).judges_senders
+    for wanted in (Disposition.MARK, Disposition.QUARANTINE, Disposition.DISCARD, Disposition.REJECT):
+        policy = Policy({b"a": DomainPolicy(on_bounce_with_sender=wanted), b"b": DomainPolicy()})
+        assert policy.marks
+        assert policy.judges_senders
+        # Other bounces carry none for it.
+        assert not policy.domains[b"a"].marks
+    looking_on = Policy({b"a": DomainPolicy(on_bounce_with_sender=Disposition.PASS)})
+    assert looking_on.judges_senders
+    assert not looking_on.marks
+
+
+@pytest.mark.parametrize("wanted", [None, Disposition.PASS, Disposition.MARK, Disposition.DISCARD])
+def test_a_phase_of_the_rollout_allows_no_more_for_bounces_with_a_sender(wanted: Disposition | None) -> None:
+    """And never asks for what the settings do not."""
+    for phase in Phase:
+        limited = DomainPolicy(on_bounce_with_sender=wanted).limited(partial(capped, phase=phase))
+        if wanted is None:
+            assert limited.with_sender is None
+            continue
+        assert limited.with_sender is not None
+        assert limited.with_sender.on_forged is capped(wanted, phase)
 
 
 def test_domains_are_compared_without_regard_to_case() -> None:

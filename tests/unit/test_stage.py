@@ -7,17 +7,19 @@ from dataclasses import replace
 import pytest
 
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
+from batv.bounce import Clue
 from batv.budget import Account
 from batv.day import Day
 from batv.keyring import Key, KeyRing, KeyRings, Secret
 from batv.mac import Case
+from batv.pattern import Pattern
 from batv.policy import DomainPolicy, Policy
 from batv.rescue import NO_CLAIMS, Claims, Found, Kind
 from batv.signing import Style
 from batv.smtp.path import parse_mail, parse_rcpt
-from batv.stage import Client, DeferringStage, SigningStage, Stage, VerifyingStage
+from batv.stage import Client, DeferringStage, SigningStage, Stage, VerifyingStage, judged_together
 from batv.tag import ForeignForm, Placement, Scheme
-from batv.verdict import FORGED, Decision, Disposition, Verdict
+from batv.verdict import FORGED, SEVERITY, Decision, Disposition, Verdict
 
 TODAY = Day.from_iso("2026-11-23")
 CLIENT = Client("127.0.0.1", "client.example")
@@ -574,3 +576,147 @@ def test_a_domain_that_looks_on_has_a_reason_and_nothing_else_changed() -> None:
             after = stage.content(decision, claims, found)
             assert after == replace(decision, reason=f"no tag; {said}")
         assert not without_tag(tagged("joe@local.example").strip("<>"), policy).looks_on
+
+
+# Bounces that have a sender.
+
+DAEMON = parse_mail(b"FROM:<Mailer-Daemon@mx.peer.example>").path
+_WANTED = (Disposition.PASS, Disposition.MARK, Disposition.QUARANTINE, Disposition.DISCARD, Disposition.REJECT)
+
+
+def with_sender(wanted: Disposition | None, **options: object) -> VerifyingStage:
+    """Return a stage whose domain rejects forged bounces, and wants this where they have a sender."""
+    domain = DomainPolicy(Disposition.REJECT, on_bounce_with_sender=wanted, **options)  # type: ignore[arg-type]
+    other = DomainPolicy(by_verdict={Verdict.UNTAGGED: Disposition.PASS})
+    return VerifyingStage(Policy({b"local.example": domain, b"other.example": other}))
+
+
+def met(stage: Stage, path: str, reverse_path: ReversePath = SENDER, client: Client = CLIENT) -> Decision[ForwardPath]:
+    """Return what a stage says of a forward path."""
+    return stage.recipient(reverse_path, parse_rcpt(b"TO:" + path.encode()).path, client, RINGS, TODAY)
+
+
+def together(stage: Stage, clue: Clue, *paths: str) -> list[Decision[ForwardPath]]:
+    """Return what becomes of the recipients of a message whose header shows something."""
+    decisions = [met(stage, path) for path in paths]
+    return judged_together([each.as_bounce or each for each in decisions], clue)
+
+
+def test_mail_with_a_sender_is_judged_only_where_the_domain_says_so() -> None:
+    """Not even a mail system's; a tag on it is taken off, whatever it is worth."""
+    stage = with_sender(None)
+    for reverse_path in (SENDER, DAEMON):
+        assert not stage.takes_for_bounce(reverse_path)
+        for path in ("<joe@local.example>", "<prvs=0787000000=joe@local.example>"):
+            decision = met(stage, path, reverse_path)
+            assert (decision.verdict, decision.as_bounce) == (Verdict.NOT_A_BOUNCE, None)
+    assert with_sender(Disposition.PASS).takes_for_bounce(DAEMON)
+    assert not with_sender(Disposition.REJECT).takes_for_bounce(SENDER)
+    assert all(each.takes_for_bounce(NULL_REVERSE_PATH) for each in (stage, SIGNING))
+    assert met(with_sender(Disposition.REJECT), "<joe@other.example>", DAEMON).verdict is Verdict.NOT_A_BOUNCE
+
+
+@pytest.mark.parametrize("wanted", _WANTED)
+def test_a_mail_system_s_bounce_gets_what_the_domain_wants_for_one_with_a_sender(wanted: Disposition) -> None:
+    """Not what it wants for other bounces; and a good tag is good."""
+    stage = with_sender(wanted)
+    plain = met(stage, "<joe@local.example>", DAEMON)
+    assert (plain.verdict, plain.disposition) == (Verdict.UNTAGGED, wanted)
+    assert plain.reason == "sender is a mail system; no tag"
+    forged = met(stage, "<prvs=0787000000=joe@local.example>", DAEMON)
+    assert (forged.verdict, forged.disposition) == (Verdict.BAD_SIGNATURE, wanted)
+    good = met(stage, tagged("joe@local.example"), DAEMON)
+    assert (good.verdict, good.path.octets) == (Verdict.VALID, b"<joe@local.example>")
+    assert met(stage, "<joe@local.example>", NULL_REVERSE_PATH).disposition is Disposition.REJECT
+
+
+@pytest.mark.parametrize("wanted", _WANTED)
+def test_of_any_other_sender_the_header_tells_and_until_then_nothing_is_decided(wanted: Disposition) -> None:
+    """The next hop is told of the same path, whatever comes."""
+    stage = with_sender(wanted)
+    for path in ("<joe@local.example>", "<prvs=0787000000=joe@local.example>", "<prvs=x=joe@local.example>"):
+        decision = met(stage, path)
+        ordinary = met(with_sender(None), path)
+        assert (decision.verdict, decision.disposition, decision.path) == (
+            ordinary.verdict,
+            ordinary.disposition,
+            ordinary.path,
+        )
+        (judged_so,) = together(stage, Clue.REPORT, path)
+        assert (judged_so.disposition, judged_so.path, judged_so.undecided) == (wanted, decision.path, False)
+        assert judged_so.verdict in FORGED
+        assert judged_so.reason.startswith("report on delivery; ")
+
+
+@pytest.mark.parametrize("wanted", _WANTED)
+@pytest.mark.parametrize("clue", [Clue.REPLY, Clue.RECEIPT])
+def test_an_automatic_reply_is_marked_at_most(wanted: Disposition, clue: Clue) -> None:
+    """It is no bounce, and must not be lost for want of a tag."""
+    (decision,) = together(with_sender(wanted), clue, "<joe@local.example>")
+    assert decision.disposition is (Disposition.PASS if wanted is Disposition.PASS else Disposition.MARK)
+    assert decision.status == (None if wanted is Disposition.PASS else b"invalid, missing")
+
+
+@pytest.mark.parametrize("one", _WANTED)
+@pytest.mark.parametrize("other", _WANTED)
+def test_recipients_of_one_message_meet_the_mildest_that_one_of_them_wants(
+    one: Disposition, other: Disposition
+) -> None:
+    """None meets more than alone: they were taken before anybody knew what the message is."""
+    stage = VerifyingStage(
+        Policy(
+            {
+                b"one.example": DomainPolicy(on_bounce_with_sender=one),
+                b"other.example": DomainPolicy(on_bounce_with_sender=other),
+            }
+        )
+    )
+    found = together(stage, Clue.REPORT, "<joe@one.example>", "<ann@other.example>")
+    least = min(SEVERITY[one], SEVERITY[other])
+    assert {SEVERITY[each.disposition] for each in found} == {least}
+    assert {each.status for each in found} == {b"invalid, missing" if least else None} or least > 1
+
+
+@pytest.mark.parametrize("beside", ["<ann@other.example>", "good", "<postmaster@local.example>", "<Postmaster>"])
+def test_a_bounce_that_somebody_is_to_get_passes_for_all_and_carries_no_field_that_is_not_true_of_all(
+    beside: str,
+) -> None:
+    """Whoever is not judged, or has a good tag, must not lose it for others."""
+    stage = with_sender(Disposition.REJECT, exempt_recipients=(Pattern.parse_local("postmaster"),))
+    beside = tagged("ann@local.example") if beside == "good" else beside
+    forged, other = together(stage, Clue.REPORT, "<joe@local.example>", beside)
+    assert (forged.verdict, forged.disposition) == (Verdict.UNTAGGED, Disposition.PASS)
+    assert forged.reason == "report on delivery; no tag; others get it too"
+    assert other.disposition in {Disposition.PASS, Disposition.REWRITE}
+    assert (forged.status, other.status) == (None, None)
+
+
+def test_a_bounce_with_a_sender_may_be_rescued_exempt_or_worse_for_a_list() -> None:
+    """As any bounce; a list makes it worse than the setting, which the site has asked for."""
+    rescuing = with_sender(Disposition.MARK, rescue=True)
+    for reverse_path in (SENDER, DAEMON):
+        decision = met(rescuing, "<joe@local.example>", reverse_path)
+        decision = decision.as_bounce or decision
+        assert decision.undecided
+        rescued = rescuing.content(decision, NO_CLAIMS, Found.KNOWN)
+        assert (rescued.verdict, rescued.disposition, rescued.status) == (
+            Verdict.RESCUED,
+            Disposition.PASS,
+            b"rescued",
+        )
+    listing = with_sender(Disposition.MARK, on_listed=Disposition.QUARANTINE)
+    listed = met(listing, "<joe@local.example>", DAEMON, Client("192.0.2.1", listed="z.example"))
+    assert (listed.disposition, listed.reason) == (
+        Disposition.QUARANTINE,
+        "sender is a mail system; no tag; z.example lists the client",
+    )
+
+
+def test_while_the_day_is_in_doubt_the_header_withholds_nothing() -> None:
+    """A sender that is a mail system's is put off, as any forged bounce; other mail passes."""
+    stage = DeferringStage(with_sender(Disposition.DISCARD), "the clock is wrong")
+    assert met(stage, "<joe@local.example>").as_bounce is None
+    assert met(stage, "<joe@local.example>", DAEMON).disposition is Disposition.DEFER
+    assert stage.takes_for_bounce(DAEMON)
+    marking = DeferringStage(with_sender(Disposition.MARK), "the clock is wrong")
+    assert met(marking, "<joe@local.example>").as_bounce is not None
