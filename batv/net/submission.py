@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from batv.smtp.origin import xforward_commands
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,16 +53,16 @@ async def submit(
         sender: reverse path with its parameters, as they follow `MAIL FROM:`.
         recipients: forward paths with their parameters, as they follow `RCPT TO:`.
         content: the message, with CRLF at each line's end and the last; None asks about the recipients alone.
-        origin: whom the server is told that it comes from, where it can be told; None for nobody.
+        origin: whom the server is told with XFORWARD that it comes from, where it offers that; None for nobody.
 
     Raises:
         NextHopFault: the server is not there or does not answer.
     """
     seconds = server.settings.command_seconds
-    route = server.route(origin)
-    connection = await route.acquire(fresh=True)
+    connection = await server.route().acquire(fresh=True)
+    told = xforward_commands(origin, connection.capabilities.keywords.get(b"XFORWARD", b"").split()) if origin else []
     try:
-        for line in route.prelude(connection, ""):
+        for line in told:
             await connection.command(line, seconds)  # who takes no word of us will not let us in for it either
         mail = await connection.command(b"MAIL FROM:" + sender, seconds)
         if not mail.positive:

@@ -24,9 +24,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, make_msgid
 from typing import TYPE_CHECKING, Final
 
-from batv.config import Announce
 from batv.net.connection import NextHopFault
-from batv.net.destination import Link
 from batv.net.next_hop import NextHop
 from batv.net.submission import submit
 from batv.observe.event import Direction, clean
@@ -166,7 +164,7 @@ class _Probe:
         """Hand in the message."""
         course = self._course
         # Who signs only what was submitted in front is told that this was, as it is.
-        server = NextHop((course.via,), course.patience, course.hostname, Link(Announce.XFORWARD))
+        server = NextHop((course.via,), course.patience, course.hostname)
         sender, recipient = (b"<%b>" % each.octets for each in (course.sender, course.recipient))
         content = self._content(str(course.sender), str(course.recipient), "Test of bounces", _ABOUT)
         self._sent_at = asyncio.get_running_loop().time()
