@@ -12,70 +12,54 @@ Rules:
 4. A forged bounce is held: the next hop is asked about the recipient on a connection that serves nobody else, so that
    unknown users stay unknown and call-outs hear the truth; the content never reaches it.
 5. Who sends a bounce hears our own words, the same for valid and forged tags: replies must not help guessing.
-6. Who the client is, listed peers alone may say otherwise than the connection does. XCLIENT counts for everything,
-   XFORWARD for the record, the next hop and lists of senders of backscatter only: nobody is let in for it.
-7. Such lists are asked at MAIL, about bounces alone, and waited for at a RCPT only where the answer can change what
-   becomes of the recipient.
-8. Where the content decides about a recipient, the next hop is asked about that recipient as about any, and nobody else
+6. Where the content decides about a recipient, the next hop is asked about that recipient as about any, and nobody else
    has part in the message. We answer DATA ourselves, and look at the first part. Then either the next hop hears DATA,
    and all of it, or RSET; what it says to DATA stands in the reply to the message.
-9. Where the header of a message with a sender decides, the next hop has heard DATA, as for any message, and gets
+7. Where the header of a message with a sender decides, the next hop has heard DATA, as for any message, and gets
    nothing of it before its header is known. If it is not to go on, that connection is cut.
-10. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
+8. Where the site exempts recipients, MAIL is said at the next hop with the first RCPT, which decides what it says. The
    client hears our 250 to MAIL then, and what the next hop says to it in the reply to RCPT.
 
-Source: RFC 5321 sections 3.3, 4.1.4, 4.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5; Postfix's
-XCLIENT_README and XFORWARD_README.
+Source: RFC 5321 sections 3.3, 4.1.4 and 6.1; RFC 2920; draft-levine-smtp-batv-01 section 5.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections import deque
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batv.access import UNIX_CLIENT, tenants_of, within
-from batv.bounce import clue_in, is_postmaster
-from batv.budget import account_of
+from batv.access import within
+from batv.bounce import clue_in
 from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
-from batv.guessing import GUESSES, network_of, victim
 from batv.net.connection import NextHopFault
-from batv.observe.event import Direction, Level, Notice, TransactionEnded, clean, printable
+from batv.observe.event import Direction, Level, Notice, TransactionEnded
+from batv.proxy.identity import RECEIVED_OCTETS, Identity
+from batv.proxy.judging import account_at, ask_lists, by_content, decide, decide_alone, look_on, note, recalled
+from batv.proxy.side import NOTICE_SECONDS
 from batv.proxy.transaction import SEPARATELY, START_CONTENT, Recipient, Transaction
-from batv.rescue import FIRST_PART_OCTETS, NO_CLAIMS, Found, addresses_in, claims_of, message_ids_in
-from batv.smtp.data import Unstuffer
+from batv.rescue import FIRST_PART_OCTETS
 from batv.smtp.extension import Capabilities, hidden_parameter
 from batv.smtp.header import PEEK_OCTETS, HeaderPeek, StatusField, header_end
 from batv.smtp.origin import (
     XCLIENT_ATTRIBUTES,
     XFORWARD_ATTRIBUTES,
     Origin,
-    Source,
-    parse_xclient,
-    parse_xforward,
 )
 from batv.smtp.path import keywords, parameter, parse_mail, parse_rcpt
 from batv.smtp.reply import Reply
-from batv.stage import Client, DeferringStage, judged_together
+from batv.stage import DeferringStage, judged_together
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
-    from batv.access import Holder
     from batv.address import ForwardPath, ReversePath
     from batv.bounce import Clue
-    from batv.net.dnsbl import Inquiry
     from batv.net.next_hop import Route
     from batv.proxy.side import Side
-    from batv.rescue import Claims
     from batv.smtp.data import DataScanner
     from batv.smtp.path import RcptArgument
-    from batv.store.ledger import Ledger
-    from batv.verdict import Decision
 
 __all__ = ["Asked", "ProxySession"]
 
@@ -100,22 +84,11 @@ _TOO_LONG: Final = Reply.of(550, "5.1.7 Sender address too long")
 _LOOP: Final = Reply.of(554, "5.4.6 Too many hops")
 _PARAMETER: Final = Reply.of(555, "5.5.4 Unsupported parameter")
 
-_RECEIVED_OCTETS: Final = 1024
-"""More than a Received field of ours can have."""
-
-_NOTICE_SECONDS: Final = 60.0
-"""Between two lines of the log of one kind: that the quarantine is full, that a tag has too many bounces."""
-
 _TENANT_PEEK_OCTETS: Final = 262_144
 """Exchange Online puts its fields behind long ones of others."""
 
 _GATHERED_OCTETS: Final = 64 << 20
 """Of all messages that are looked at; beyond that each is decided about by what has come of it."""
-
-_MAX_SENDERS: Final = 8
-"""Addresses that replies to a message may go to, of which the ledger keeps note."""
-
-_TOKEN: Final = re.compile(r"[!-'*-~]{1,255}")
 
 
 @dataclass(slots=True, eq=False)
@@ -144,15 +117,7 @@ class ProxySession:
 
     def __init__(self, side: Side, address: str, origin: Origin) -> None:
         self._side = side
-        self._address = address
-        self._ends = origin
-        self._origin = origin
-        self._forwarded: Origin | None = None
-        self._client = Client(address)
-        self._names: frozenset[str] = frozenset()
-        self._named: list[Holder] = []
-        self._may_send = side.access.by_network(address)
-        self._tls = ""
+        self._identity = Identity(side, address, origin)
         self._identifier = secrets.token_hex(6)
         self._count = 0
         self._greeted = False
@@ -175,10 +140,9 @@ class ProxySession:
         is not offered it, would bounce the message; so it must come as far as MAIL, and hear 451.
         """
         await self.reset()
-        helo = printable(name)
         self._greeted = True
-        self._origin = replace(self._origin, helo=helo, protocol="ESMTP" if extended else "SMTP")
-        self._know_client()
+        self._identity.greet(name, extended=extended)
+        self._tell_route()
         self._offered = Capabilities({})
         hostname = self._side.hostname.encode("ascii", "replace")
         if not extended:
@@ -189,11 +153,11 @@ class ProxySession:
             self._notice(Level.WARNING, "next hop does not answer", fault)
             self._offered = self._side.next_hop.last_known or Capabilities.everything()
         added = StatusField.MAX_OCTETS if self._side.stage.marks else 0
-        added += _RECEIVED_OCTETS if self._side.settings.add_received else 0
+        added += RECEIVED_OCTETS if self._side.settings.add_received else 0
         offered = self._offered.offered(self._side.settings.max_message_octets, added)
-        if within(self._address, self._side.xclient_from):
+        if within(self._identity.address, self._side.xclient_from):
             offered.append(b" ".join((b"XCLIENT", *XCLIENT_ATTRIBUTES)))
-        if within(self._address, self._side.xforward_from):
+        if within(self._identity.address, self._side.xforward_from):
             offered.append(b" ".join((b"XFORWARD", *XFORWARD_ATTRIBUTES)))
         return Reply(250, (hostname, *ours, *offered))
 
@@ -205,62 +169,54 @@ class ProxySession:
             names: those of the client's certificate, if one was verified.
         """
         self._end(_OK, heard=False)
-        self._tls = tls
-        self._names = names
-        self._named = self._side.access.by_certificate(names)
         self._greeted = False
-        self._origin, self._forwarded = self._ends, None
-        self._may_send = self._side.access.by_network(self._address)
-        self._know_client()
+        self._identity.secure(tls, names)
+        self._tell_route()
 
     async def xclient(self, argument: bytes) -> Reply:
         """Answer XCLIENT: a listed peer says who the client is, and the session begins anew for that client."""
-        if not within(self._address, self._side.xclient_from):
+        if not within(self._identity.address, self._side.xclient_from):
             return _UNKNOWN
         if self._transaction is not None:
             return _SEQUENCE
         try:
-            self._origin = parse_xclient(argument, self._origin)
+            self._identity.xclient(argument)
         except OriginError:
             return _ARGUMENT
         self._greeted = False
-        self._forwarded = None
-        self._named = []
-        self._may_send = self._side.access.by_network(self._origin.address)
-        self._know_client()
+        self._tell_route()
         return Reply.of(220, f"{self._side.hostname} ESMTP")
 
     async def xforward(self, argument: bytes) -> Reply:
         """Answer XFORWARD: a listed peer says from whom the next message comes."""
-        if not within(self._address, self._side.xforward_from):
+        if not within(self._identity.address, self._side.xforward_from):
             return _UNKNOWN
         if self._transaction is not None:
             return _SEQUENCE
         try:
-            self._forwarded = parse_xforward(argument, self._forwarded or Origin())
+            self._identity.xforward(argument)
         except OriginError:
             return _ARGUMENT
-        self._know_client()
+        self._tell_route()
         return _OK
 
     async def mail(self, argument: bytes) -> Reply | Asked:
         """Ask the stage about the reverse path, and the next hop about the one that results."""
         if self._transaction is not None or not self._greeted:
             return _SEQUENCE
-        if not self._may_send and not self._named:
-            self._side.observer(Notice(Level.WARNING, "client not allowed", self._whose()))
+        identity = self._identity
+        if not identity.may_send and not identity.has_certificate:
+            self._side.observer(Notice(Level.WARNING, "client not allowed", identity.fields()))
             return _NOT_ALLOWED
         try:
             mail = parse_mail(argument)
         except PathError:
             return _BAD_SENDER
-        tenants = None
-        if not self._may_send:
-            try:
-                tenants = tenants_of(self._named, mail.path)
-            except LookupError:
-                self._side.observer(Notice(Level.WARNING, "sender not allowed for the certificate", self._whose()))
-                return _NOT_YOURS
+        try:
+            tenants = identity.tenants(mail.path)
+        except LookupError:
+            self._side.observer(Notice(Level.WARNING, "sender not allowed for the certificate", identity.fields()))
+            return _NOT_YOURS
         if not self._takes(mail.path, mail.parameters):
             return _BAD_SENDER
         if mail.parameters:
@@ -273,7 +229,7 @@ class ProxySession:
         rings, day = side.rings(), side.day()
         doubt = side.clock_doubt()
         stage = DeferringStage(side.stage, doubt) if doubt else side.stage
-        sender = stage.sender(mail.path, self._client, rings, day)
+        sender = stage.sender(mail.path, identity.client, rings, day)
         tenanted = tenants is not None
         peek = HeaderPeek(
             _TENANT_PEEK_OCTETS if tenanted else PEEK_OCTETS,
@@ -296,9 +252,9 @@ class ProxySession:
             tenants,
         )
         if side.settings.add_received:
-            transaction.trace = self._received(transaction.identifier)
+            transaction.trace = identity.received(transaction.identifier)
         if transaction.bounce:
-            transaction.inquiry = self._ask_lists(mail.path)
+            transaction.inquiry = ask_lists(side, mail.path, identity.client)
         return await self._begin(transaction)
 
     async def _begin(self, transaction: Transaction) -> Reply | Asked:
@@ -311,7 +267,7 @@ class ProxySession:
             transaction.cause = sender.reason
             return self._end(_TOO_LONG)
         if sender.verdict is Verdict.SIGNED and transaction.stage.wants_recipient(
-            transaction.given, self._client, transaction.day
+            transaction.given, self._identity.client, transaction.day
         ):
             transaction.split = True
             return _SENDER_OK
@@ -347,7 +303,7 @@ class ProxySession:
     async def _decide_sender(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | None:
         """Say MAIL as this recipient wants it; return the reply to a RCPT that cannot be said, else None."""
         sender = transaction.stage.sender_for(
-            transaction.given, rcpt.path, self._client, transaction.rings, transaction.day
+            transaction.given, rcpt.path, self._identity.client, transaction.rings, transaction.day
         )
         if transaction.mail_said:
             refusal = None if sender.path == transaction.sender.path else SEPARATELY
@@ -369,13 +325,13 @@ class ProxySession:
             await self._settle_all()  # those before it stand before it on record
             if self._transaction is not transaction:
                 return _LATER if transaction.failed else _SEQUENCE
-        decision = self._decided(transaction, rcpt.path, self._client)
+        decision = decide_alone(transaction, rcpt.path, self._identity.client)
         transaction.remember(Recipient(decision, rcpt.path.octets, rcpt.parameters, refusal))
         return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        account = self._account(transaction, rcpt.path)
-        decision = await self._decision(transaction, rcpt.path, account)
+        account = account_at(transaction, rcpt.path)
+        decision = await decide(transaction, rcpt.path, self._identity.client, account)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER, account)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
@@ -406,112 +362,6 @@ class ProxySession:
                 return self._asked(transaction, recipient)
         transaction.remember(recipient)
         return recipient.reply
-
-    async def _decision(self, transaction: Transaction, path: ForwardPath, account: bytes) -> Decision[ForwardPath]:
-        """Return what the stage says of a recipient with all that is known before the message is."""
-        decision = self._decided(transaction, path, self._client)
-        if transaction.inquiry is not None:
-            decision = await self._with_lists(transaction, transaction.inquiry, path, decision)
-        decision = self._guarded(decision)
-        if decision.recall:
-            decision = await self._recalled(transaction, decision)
-        if account and decision.verdict is Verdict.VALID:
-            decision = await self._within_budget(transaction, account, decision)
-        if decision.undecided and self._side.ledger is None:
-            decision = transaction.stage.content(decision, NO_CLAIMS, Found.UNREADABLE)
-        return decision
-
-    def _account(self, transaction: Transaction, path: ForwardPath) -> bytes:
-        """Return what stands for the tag of a bounce where they are counted; else nothing."""
-        if not self._budget or not transaction.given.null or path.mailbox is None:
-            return b""
-        return account_of(path.mailbox) or b""
-
-    def _ask_lists(self, path: ReversePath) -> Inquiry | None:
-        lists = self._side.blocklists
-        # No list is about MAILER-DAEMON: Backscatterer.org wants to be asked for these two.
-        asked = path.null or is_postmaster(path.mailbox)
-        return lists.ask(self._client.address) if lists is not None and asked else None
-
-    @staticmethod
-    def _decided(transaction: Transaction, path: ForwardPath, client: Client) -> Decision[ForwardPath]:
-        """Return what the stage says of a recipient."""
-        return transaction.stage.recipient(transaction.given, path, client, transaction.rings, transaction.day)
-
-    async def _with_lists(
-        self, transaction: Transaction, inquiry: Inquiry, path: ForwardPath, decision: Decision[ForwardPath]
-    ) -> Decision[ForwardPath]:
-        """Return what the stage says of a recipient, with what lists say of the client where that matters."""
-        listed = self._decided(transaction, path, replace(self._client, listed="some list"))
-        if listed.disposition is decision.disposition:
-            return decision
-        zone = await inquiry.zone()
-        return self._decided(transaction, path, replace(self._client, listed=zone)) if zone else decision
-
-    async def _recalled(self, transaction: Transaction, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
-        """Return what the stage says of a recipient once it is known whether mail of that address left unsigned."""
-        ledger, mailbox = self._side.ledger, decision.path.mailbox
-        on_record = True  # nobody's bounces are lost for want of a ledger
-        if ledger is not None and mailbox is not None:
-            days = transaction.rings.longest(mailbox.domain) + 1
-            on_record = await asyncio.to_thread(ledger.may_have_left_unsigned, mailbox.octets, days)
-        return transaction.stage.recalled(decision, on_record=on_record)
-
-    @property
-    def _budget(self) -> int:
-        """How many bounces a tag may have for each recipient of its mail; 0 for any number."""
-        return self._side.ledger.limits.max_bounces_per_recipient if self._side.ledger is not None else 0
-
-    async def _within_budget(
-        self, transaction: Transaction, account: bytes, decision: Decision[ForwardPath]
-    ) -> Decision[ForwardPath]:
-        """Return what the stage says of a tag that has had too many bounces, for as long as there is room for them."""
-        ledger = self._side.ledger
-        if ledger is None or decision.disposition is Disposition.QUARANTINE:
-            return decision
-        try:
-            found = await asyncio.to_thread(ledger.account, account)
-        except BatvError:  # which the ledger itself tells of
-            return decision
-        if not found.overdrawn(self._budget) or not self._side.quarantine.has_room:
-            return decision
-        overdrawn = transaction.stage.overdrawn(decision, found)
-        now = asyncio.get_running_loop().time()
-        if overdrawn.undecided and now >= self._side.says_overdrawn_from and decision.path.mailbox is not None:
-            self._side.says_overdrawn_from = now + _NOTICE_SECONDS
-            fields: dict[str, object] = {
-                "recipient": printable(decision.path.mailbox.octets),
-                "bounces": found.bounces,
-                "recipients": found.recipients,
-            }
-            self._side.observer(Notice(Level.WARNING, "a tag has more bounces than its mail should have", fields))
-        return overdrawn
-
-    def _guarded(self, decision: Decision[ForwardPath]) -> Decision[ForwardPath]:
-        """Count a failed tag; put aside what has a good one that may have been guessed, for as long as there is room.
-
-        Where forged bounces are let through, there is nothing to guess for.
-        """
-        guessing = self._side.guessing
-        if guessing is None:
-            return decision
-        mailbox = decision.path.mailbox
-        guess = decision.verdict in GUESSES and decision.disposition not in {Disposition.PASS, Disposition.DEFER}
-        if mailbox is None or not (guess or decision.verdict is Verdict.VALID):
-            return decision
-        now = asyncio.get_running_loop().time()
-        network, recipient = network_of(self._client.address), victim(mailbox)
-        if not guess:
-            if not guessing.suspect(network, recipient, now):
-                return decision
-            reason = f"{decision.reason}; many failed tags from {network}"
-            if not self._side.quarantine.has_room:
-                return replace(decision, reason=f"{reason}; quarantine full")
-            return replace(decision, disposition=Disposition.QUARANTINE, reason=reason)
-        if guessing.failed(network, recipient, now):
-            fields = {"client": self._client.address, "network": network, "recipient": printable(recipient)}
-            self._side.observer(Notice(Level.WARNING, "tags are being guessed", fields))
-        return decision
 
     async def settle(self, asked: Asked) -> Reply:
         """Return the reply to a command that was said to the next hop; those before it are settled too."""
@@ -620,19 +470,9 @@ class ProxySession:
         self._side.gathered_octets -= len(transaction.gathered or b"") + len(transaction.watched or b"")
         transaction.gathered = transaction.watched = None
 
-    async def _look_on(self, transaction: Transaction, watched: bytearray) -> None:
-        """Put on record what a message answers, about recipients for whom that changes nothing yet."""
-        first = bytes(watched)
-        self._forget_gathered(transaction)
-        for recipient in (*transaction.forwarded, *transaction.held):
-            mailbox = recipient.decision.path.mailbox
-            if recipient.decision.looks_on and self._side.ledger is not None and mailbox is not None:
-                looked_up = await asyncio.to_thread(_looked_up, self._side.ledger, mailbox.octets, first)
-                recipient.decide(transaction.stage.content(recipient.decision, *looked_up))
-
     async def _decide(self, transaction: Transaction, recipient: Recipient, first: bytes) -> None:
         """Decide about a recipient by the first part of the message, and begin what follows from that."""
-        recipient.decide(await self._by_content(transaction, recipient.decision, first))
+        recipient.decide(await by_content(transaction, recipient.decision, first))
         transaction.status = recipient.decision.status
         try:
             if not recipient.held:
@@ -653,9 +493,9 @@ class ProxySession:
         transaction.own_words = clue.bounce
         recipients = transaction.forwarded
         decisions = [recipient.decision.as_bounce or recipient.decision for recipient in recipients]
-        decisions = [await self._recalled(transaction, each) if each.recall else each for each in decisions]
+        decisions = [await recalled(transaction, each) if each.recall else each for each in decisions]
         if len(decisions) == 1 and decisions[0].undecided:
-            decisions = [await self._by_content(transaction, decisions[0], first)]
+            decisions = [await by_content(transaction, decisions[0], first)]
         for recipient, decision in zip(recipients, judged_together(decisions, clue), strict=True):
             recipient.decide(decision)
         if not transaction.held:
@@ -668,18 +508,6 @@ class ProxySession:
             self._begin_quarantine(transaction)
         except BatvError as error:
             transaction.fail(error)
-
-    async def _by_content(
-        self, transaction: Transaction, decision: Decision[ForwardPath], first: bytes
-    ) -> Decision[ForwardPath]:
-        """Return what the stage says of a recipient for the first part of the message."""
-        claims, found = NO_CLAIMS, Found.UNREADABLE
-        ledger, mailbox = self._side.ledger, decision.path.mailbox
-        if ledger is not None and mailbox is not None:
-            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first, rescue=True)
-            if found is Found.KNOWN:
-                transaction.rescued = mailbox.octets
-        return transaction.stage.content(decision, claims, found)
 
     def _begin_quarantine(self, transaction: Transaction) -> None:
         """Begin a copy for the quarantine, if anybody's is wanted; raises BatvError where that fails."""
@@ -696,7 +524,9 @@ class ProxySession:
             return _LATER
         transaction.octets = scanner.octets
         if transaction.watched is not None:
-            await self._look_on(transaction, transaction.watched)
+            watched = bytes(transaction.watched)
+            self._forget_gathered(transaction)
+            await look_on(transaction, watched)
         if transaction.refusal is not None:
             return await self._finish(transaction, transaction.refusal)
         goes_on = bool(transaction.forwarded)
@@ -737,7 +567,7 @@ class ProxySession:
         transaction.discard_instead()
         now = asyncio.get_running_loop().time()
         if now >= self._side.says_full_from:
-            self._side.says_full_from = now + _NOTICE_SECONDS
+            self._side.says_full_from = now + NOTICE_SECONDS
             fields = {"session": self._identifier, "cause": error}
             self._side.observer(Notice(Level.WARNING, "forged bounces are discarded, not kept", fields))
 
@@ -832,7 +662,7 @@ class ProxySession:
         record.
         """
         journal = self._side.journal
-        event = transaction.ended(self._identifier, self._client, reply)
+        event = transaction.ended(self._identifier, self._identity.client, reply)
         try:
             if journal.write(event) and journal.fsync:
                 await asyncio.to_thread(journal.sync)
@@ -841,17 +671,12 @@ class ProxySession:
             transaction.cause = transaction.cause or f"journal not written: {error}"
             if reply.positive and transaction.held and not transaction.forwarded:
                 reply = _LATER
-            event = transaction.ended(self._identifier, self._client, reply)
+            event = transaction.ended(self._identifier, self._identity.client, reply)
         if reply.positive:
             transaction.rescued = b""
-        if not reply.positive:
+            note(transaction)
+        else:
             transaction.take_back()
-        elif self._side.ledger is not None and self._side.direction is Direction.OUTBOUND:
-            _note(self._side.ledger, transaction)
-        elif self._side.ledger is not None:
-            for recipient in transaction.recipients:
-                if recipient.account and recipient.accepted and recipient.decision.verdict is Verdict.VALID:
-                    self._side.ledger.note_bounce(recipient.account)
         self._close(transaction, event)
         return reply
 
@@ -861,7 +686,9 @@ class ProxySession:
         if transaction is not None:
             transaction.cause = transaction.cause or cause
             transaction.drop()
-            self._close(transaction, transaction.ended(self._identifier, self._client, reply if heard else None))
+            self._close(
+                transaction, transaction.ended(self._identifier, self._identity.client, reply if heard else None)
+            )
         return reply
 
     def _close(self, transaction: Transaction, event: TransactionEnded) -> None:
@@ -877,7 +704,7 @@ class ProxySession:
         self._forget_forwarded()
         self._side.observer(event)
 
-    # Who the client is.
+    # Parts.
 
     @property
     def _route(self) -> Route:
@@ -885,41 +712,16 @@ class ProxySession:
         if self._way is None or self._way.next_hop is not self._side.next_hop:
             if self._way is not None:
                 self._way.close()
-            self._way = self._side.next_hop.route(self._forwarded or self._origin)
+            self._way = self._side.next_hop.route(self._identity.origin)
         return self._way
 
-    def _forget_forwarded(self) -> None:
-        # Postfix forgets what XFORWARD said at the end of a transaction, and says it anew for the next one.
-        if self._forwarded is not None:
-            self._forwarded = None
-            self._know_client()
-
-    def _know_client(self) -> None:
-        origin = self._forwarded or self._origin
-        if self._forwarded is None and self._address == UNIX_CLIENT and not origin.address:
-            address = UNIX_CLIENT
-        else:
-            address = origin.address or "unknown"
-        self._client = Client(address, clean(origin.helo), local=origin.source is Source.LOCAL)
+    def _tell_route(self) -> None:
         if self._way is not None:
-            self._way.tell(origin)
+            self._way.tell(self._identity.origin)
 
-    def _whose(self) -> dict[str, object]:
-        whose: dict[str, object] = {"direction": self._side.direction, "client": self._client.address}
-        if self._side.access.holders:
-            whose["certificate"] = " ".join(printable(name.encode()) for name in sorted(self._names)) or "none"
-        return whose
-
-    def _received(self, identifier: str) -> bytes:
-        """Return the trace field of a message. Source: RFC 5321 section 4.4; RFC 3848 for the protocol's name."""
-        origin = self._forwarded or self._origin
-        helo = origin.helo if _TOKEN.fullmatch(origin.helo) and origin.helo.isascii() else "unknown"
-        literal = f"IPv6:{origin.address}" if ":" in origin.address else origin.address or "unknown"
-        protocol = f"{origin.protocol or 'SMTP'}{'S' if self._tls and origin.protocol == 'ESMTP' else ''}"
-        date = format_datetime(datetime.fromtimestamp(self._side.clock(), UTC))
-        hostname = self._side.hostname.encode("ascii", "replace").decode()
-        by = f"by {hostname} with {protocol} id {identifier}"
-        return f"Received: from {helo} ([{literal}])\r\n\t{by};\r\n\t{date}\r\n".encode("ascii", "replace")
+    def _forget_forwarded(self) -> None:
+        if self._identity.forget_forwarded():
+            self._tell_route()
 
     @staticmethod
     def _takes(path: ReversePath | ForwardPath, mail_parameters: bytes) -> bool:
@@ -943,36 +745,3 @@ def _goes_alone(transaction: Transaction, recipient: Recipient) -> bool:
     if recipient.held or not (transaction.route.lmtp or decision.status != transaction.status):
         return False
     return bool(transaction.forwarded)
-
-
-def _looked_up(ledger: Ledger, recipient: bytes, first: bytes, *, rescue: bool = False) -> tuple[Claims, Found]:
-    """Return what the first part of a message claims, and what the ledger knows of that; count a rescue. Blocks."""
-    unstuffer = Unstuffer()
-    claims = claims_of(unstuffer.feed(first) + unstuffer.finish())
-    if not claims.message_ids or not claims.parties:
-        return claims, Found.CLAIMS_NOTHING
-    try:
-        if not ledger.knows(claims.message_ids, recipient, claims.parties):
-            return claims, Found.UNKNOWN
-        return claims, Found.KNOWN if not rescue or ledger.take_rescue(recipient) else Found.TOO_MANY
-    except BatvError:  # which the ledger itself tells of
-        return claims, Found.UNREADABLE
-
-
-def _note(ledger: Ledger, transaction: Transaction) -> None:
-    """Note a message that the next hop has taken, signed or not: who sent it, and to whom."""
-    if transaction.given.mailbox is None:
-        return
-    if transaction.sender.recall:
-        ledger.note_unsigned(transaction.given.mailbox.octets)
-    senders = [transaction.given.mailbox.octets]
-    for value in transaction.peek.senders:
-        senders += addresses_in(value, _MAX_SENDERS)
-    sender = transaction.sender.path.mailbox
-    if ledger.limits.max_bounces_per_recipient and transaction.sender.verdict is Verdict.SIGNED and sender is not None:
-        ledger.note_signed(account_of(sender) or b"", len(transaction.forwarded))
-    recipients = [
-        mailbox.octets for each in transaction.forwarded if (mailbox := each.decision.path.mailbox) is not None
-    ]
-    message_id = next(iter(message_ids_in(transaction.peek.message_id)), b"")
-    ledger.note(message_id, senders[:_MAX_SENDERS], recipients)

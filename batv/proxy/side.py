@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from batv.store.ledger import Ledger
     from batv.store.quarantine import Quarantine
 
-__all__ = ["Recorder", "Side"]
+__all__ = ["NOTICE_SECONDS", "Recorder", "Side"]
+
+NOTICE_SECONDS: Final = 60.0
+"""Between two lines of the log of one kind: that the quarantine is full, that a tag has too many bounces."""
 
 
 class Recorder(Protocol):
