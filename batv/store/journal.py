@@ -139,19 +139,20 @@ class Journal:
             if not state.st_nlink:
                 self.reopen()  # what was written is nowhere
                 return False
-            own_line = self._torn or state.st_size == self._end + written or self._begins_line(written)
+            alone = state.st_size == self._end + written
+            end = state.st_size if alone else os.lseek(self._file, 0, os.SEEK_CUR)
+            own_line = self._torn or alone or self._begins_line(end - written)
         except OSError as error:
             raise IoError(f"cannot write {self.path}: {error.strerror}", "make room or mend the file system") from error
-        self._end = state.st_size
+        self._end = end  # of what is ours: behind it another process may have left half a line meanwhile
         # A short write is a full disk. The half line stays, and the next record begins on a line of its own.
         self._torn = written < len(octets)
         if self._torn:
             raise IoError(f"cannot write {self.path}: the disk is full", "make room")
         return own_line
 
-    def _begins_line(self, written: int) -> bool:
-        """Return whether what we wrote last begins on a line of its own, behind what others have written."""
-        begin = os.lseek(self._file, 0, os.SEEK_CUR) - written
+    def _begins_line(self, begin: int) -> bool:
+        """Return whether a line begins there, behind what others have written."""
         return not begin or os.pread(self._file, 1, begin - 1) == b"\n"
 
     def _follow(self) -> None:

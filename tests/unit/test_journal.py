@@ -256,6 +256,25 @@ def test_half_a_record_of_another_process_spoils_no_record(journal: Journal, tmp
     assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "ours", "theirs", "ours again"]
 
 
+def test_half_a_record_that_comes_behind_ours_at_once_spoils_no_record(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our write and our look at the file another process may write, and be cut short."""
+    write = os.write
+
+    def write_and_another(file: int, octets: bytes) -> int:
+        monkeypatch.undo()
+        written = write(file, octets)
+        with journal.path.open("ab") as other:
+            other.write(b'{"time": "20')
+        return written
+
+    monkeypatch.setattr(os, "write", write_and_another)
+    journal.write(_EVENT)
+    journal.write(_EVENT._replace(transaction="ours again"))
+    assert [record["transaction"] for record in records(journal.path)] == ["5e55.1", "ours again"]
+
+
 def long_event(transaction: str) -> TransactionEnded:
     """Return an event whose two records take several pages."""
     outcome = OUTCOME._replace(reason="x" * 5000)
