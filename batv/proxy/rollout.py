@@ -155,7 +155,7 @@ class Rollout:
         return replace(policy, domains=domains)
 
     def _probed(self, name: str, progress: Progress, outcome: Outcome | None, day: Day) -> Progress:
-        if self._prober is None:
+        if self._prober is None or self._name(str(self._prober)) != name:
             return replace(progress, broken=False)  # nobody would ever find the loop whole again
         if outcome is None or outcome.loop is Loop.INCONCLUSIVE or self._name(outcome.sender) != name:
             return progress

@@ -222,7 +222,11 @@ def test_a_broken_loop_is_that_of_its_domain(next_hop: RecordingNextHop, tmp_pat
     enforced = Progress(Phase.ENFORCE, FIXED_DAY, FIXED_DAY + -9)
     RolloutStore(state).change(lambda _: dict.fromkeys(names, enforced))
     ProbeStore(state).end(Outcome(Loop.BROKEN, "lost", "probe+0a1b@mail.example.com", noon()))
-    changes = {**PROBED, "domains": dict.fromkeys(names, AUTO["domains"][DOMAIN])}
+    changes = {
+        **PROBED,
+        "domains": dict.fromkeys(names, AUTO["domains"][DOMAIN]),
+        "probe": {**PROBED["probe"], "sender": "probe+*@mail.example.com"},
+    }
 
     async def test() -> None:
         async with running(tmp_path, Direction.INBOUND, port(next_hop), changes):
@@ -233,8 +237,18 @@ def test_a_broken_loop_is_that_of_its_domain(next_hop: RecordingNextHop, tmp_pat
     assert {name: each.phase for name, each in found.items()} == {names[0]: Phase.MARK, names[1]: Phase.ENFORCE}
 
 
-def test_without_probes_none_keeps_a_domain_from_going_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
-    """Whoever takes [probe] out of the settings could never mend a loop that the last one found broken."""
+@pytest.mark.parametrize("sender", [None, "probe+*@other.example"], ids=["none", "another domain's"])
+def test_without_probes_none_keeps_a_domain_from_going_on(
+    next_hop: RecordingNextHop, tmp_path: Path, sender: str | None
+) -> None:
+    """Whoever takes [probe] out of the settings could never mend a loop that the last one found broken.
+
+    Nor could who probes another domain from now on.
+    """
+    changes = AUTO
+    if sender is not None:
+        domains = {**AUTO["domains"], "other.example": {}}
+        changes = {**PROBED, "domains": domains, "probe": {**PROBED["probe"], "sender": sender}}
     state = tmp_path / "var"
     state.mkdir()
     ProbeStore(state).end(Outcome(Loop.BROKEN, "lost", "probe+0a1b@example.com", noon()))
@@ -242,7 +256,7 @@ def test_without_probes_none_keeps_a_domain_from_going_on(next_hop: RecordingNex
     RolloutStore(state).change(lambda _: {DOMAIN: broken})
 
     async def test() -> None:
-        async with running(tmp_path, Direction.INBOUND, port(next_hop), AUTO):
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), changes):
             pass
 
     asyncio.run(test())
