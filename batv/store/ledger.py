@@ -23,7 +23,7 @@ two rows for a message to one recipient.
 Rules:
 
 1. Mail waits for nothing here. Entries are written some at a time by a thread; where they come faster than it writes,
-   or cannot be written, they are dropped and counted.
+   or cannot be written, they are dropped and counted; that mail of somebody left unsigned is written all the same.
 2. Several processes may write and read. What one has noted, it finds at once, and the others after a tenth of a second,
    or after a second where hundreds of messages come in each.
 3. A ledger that cannot be read is one that knows nothing: the caller is told, and does what it would do without one.
@@ -112,6 +112,9 @@ _WRITER_CACHE_KIB: Final = 16_384
 _UNSIGNED: Final = b"\0unsigned"
 """Stands for the party in the hash of an address whose mail left unsigned: no party has a NUL."""
 
+_SOMEBODY: Final = b""
+"""Stands there for the address where an entry was dropped: it may have been anybody's."""
+
 _RECIPIENTS: Final = b"\0recipients"
 _BOUNCES: Final = b"\0bounces"
 """Stand there in the hashes of counts."""
@@ -148,7 +151,7 @@ class LedgerLimits:
     Attributes:
         keep_days: days for which an entry is kept; today is the first.
         max_octets: what its files may take on the disk; beyond that the oldest days go.
-        max_rescues: messages a day (UTC) that are let through to one recipient.
+        max_rescues: messages a day (UTC) that are let through to one recipient, and to one tag that has too many.
         max_bounces_per_recipient: bounces that a tag may have for each recipient of mail that left with it; 0 for any
             number, and then nobody counts them.
     """
@@ -250,9 +253,10 @@ class Ledger:
         self._add(day, _Rows(set(self._hashes(day, (message_id,), own, parties))))
 
     def note_unsigned(self, sender: bytes) -> None:
-        """Note that mail of an address of ours has left unsigned today."""
+        """Note that mail of an address of ours has left unsigned today; where there is no room, that somebody's has."""
         day = self._today()
-        self._add(day, _Rows({self._hash_of(day, sender, _UNSIGNED)}))
+        if not self._add(day, _Rows({self._hash_of(day, sender, _UNSIGNED)})):
+            self._add(day, _Rows({self._hash_of(day, _SOMEBODY, _UNSIGNED)}), beyond_limit=True)
 
     def note_signed(self, account: bytes, recipients: int) -> None:
         """Count recipients of mail that left with a tag today."""
@@ -264,17 +268,20 @@ class Ledger:
         day = self._today()
         self._add(day, _Rows(counts={self._hash_of(day, account, _BOUNCES): 1}))
 
-    def _add(self, day: Day, rows: _Rows) -> None:
+    def _add(self, day: Day, rows: _Rows, *, beyond_limit: bool = False) -> bool:
+        """Let rows wait to be written, and return whether there was room for them."""
         with self._lock:
-            if sum(map(len, self._waiting.values())) + len(rows) > _WAITING_ROWS or self._closing.is_set():
+            full = not beyond_limit and sum(map(len, self._waiting.values())) + len(rows) > _WAITING_ROWS
+            if full or self._closing.is_set():
                 self._dropped += 1
-                return
+                return False
             self._waiting.setdefault(day, _Rows()).add(rows)
             if self._writer is None:
                 self._writer = Thread(target=self._write_on, name="ledger", daemon=True)
                 self._writer.start()
         if not self._wake.is_set():
             self._wake.set()
+        return True
 
     def notices(self) -> list[Notice]:
         """Return what an administrator should know and has not been told: what is not in the ledger, and why."""
@@ -320,7 +327,7 @@ class Ledger:
             days: for which mail has bounces. A record that does not go back so far cannot tell.
         """
         try:
-            if self._has(lambda day: [self._hash_of(day, sender, _UNSIGNED)]):
+            if self._has(lambda day: [self._hash_of(day, each, _UNSIGNED) for each in (sender, _SOMEBODY)]):
                 return True
             since = self._keeps_unsigned_since()
         except IoError:  # which the log is told of
@@ -345,12 +352,13 @@ class Ledger:
                         recipients += found.get(sent, 0)
                         bounces += found.get(back, 0)
                 except (sqlite3.Error, OSError) as error:
+                    self._forget_readers()
                     self._failed(error)
                     raise _unreadable(self.directory, error) from error
         return Account(recipients, bounces)
 
     def take_rescue(self, sender: bytes) -> bool:
-        """Count a message that is to be let through to a sender, and return whether it may be.
+        """Count a message that is to be let through to a sender, or to an account, and return whether it may be.
 
         Raises:
             IoError: it cannot be counted.
@@ -389,8 +397,7 @@ class Ledger:
         if self._writer is not None:
             self._writer.join(_CLOSE_SECONDS)
         with self._reading:
-            for day in list(self._readers):
-                self._forget_reader(day)
+            self._forget_readers()
 
     # Hashes.
 
@@ -456,6 +463,7 @@ class Ledger:
                     if self._version(day) >= _KEEPS_MORE:
                         return day
             except (sqlite3.Error, OSError) as error:
+                self._forget_readers()
                 self._failed(error)
                 raise _unreadable(self.directory, error) from error
         return None
@@ -620,6 +628,10 @@ class Ledger:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def _forget_readers(self) -> None:
+        for day in list(self._readers):
+            self._forget_reader(day)
 
     def _days_on_disk(self, today: Day) -> Sequence[Day]:
         """Return the days that count and have a file, the last one first; close what is open of others."""

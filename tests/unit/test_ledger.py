@@ -268,6 +268,24 @@ def test_an_account_that_cannot_be_read_is_an_error(site: _Site) -> None:
         site.ledger().account(b"1")
 
 
+def test_a_file_that_was_put_right_is_read_again(site: _Site) -> None:
+    """Without a restart, though another file stands under its name."""
+    ledger = site.ledger()
+    ledger.note_signed(b"1", 3)
+    ledger.close()
+    (path,) = site.folder.iterdir()
+    good, bad = path.read_bytes(), site.folder / "bad"
+    ledger = site.ledger()
+    for octets in (b"no database" * 1000, good):
+        bad.write_bytes(octets)
+        bad.replace(path)
+        if octets is good:
+            assert ledger.account(b"1") == Account(3, 0)
+        else:
+            with pytest.raises(IoError, match="cannot use the ledger"):
+                ledger.account(b"1")
+
+
 def test_an_address_of_another_domain_is_not_noted(site: _Site) -> None:
     """Nothing that goes there is judged here."""
     ledger = site.ledger()
@@ -414,6 +432,26 @@ def test_what_cannot_be_written_is_dropped_and_counted(site: _Site) -> None:
     told = {notice.what: notice.fields for notice in ledger.notices()}
     assert told["mail not noted in the ledger"]["count"] == 300 - 200_000 // 1001 + 1
     assert "Not a directory" in str(told["ledger fails: replies count as it finds them"]["cause"])
+
+
+def test_who_was_dropped_may_be_anybody(site: _Site) -> None:
+    """An address that is on no record for want of room loses no bounce; other processes hear of it."""
+    site.noted()
+    site.day = _TODAY + 9
+    aside = site.folder.rename(site.folder.with_name("aside"))
+    site.folder.write_bytes(b"")
+    ledger = site.ledger()
+    recipients = [b"user%d@peer.example" % number for number in range(1000)]
+    for number in range(200):
+        ledger.note(b"%d@x" % number, (_JOE,), recipients)
+    for number in range(1000):
+        ledger.note_unsigned(b"user%d@example.com" % number)
+    site.folder.unlink()
+    aside.rename(site.folder)
+    assert ledger.flush()
+    other = site.ledger()
+    assert other.may_have_left_unsigned(b"user0@example.com", 7)
+    assert other.may_have_left_unsigned(b"user999@example.com", 7)
 
 
 def test_mail_without_a_message_id_is_counted(site: _Site) -> None:
