@@ -94,24 +94,35 @@ async def recalled(transaction: Transaction, decision: Decision[ForwardPath]) ->
     return transaction.stage.recalled(decision, on_record=on_record)
 
 
-async def by_content(transaction: Transaction, decision: Decision[ForwardPath], first: bytes) -> Decision[ForwardPath]:
-    """Return what the stage says of a recipient for the first part of the message; a rescue is counted."""
+async def by_content(
+    transaction: Transaction, decision: Decision[ForwardPath], first: bytes, account: bytes = b""
+) -> Decision[ForwardPath]:
+    """Return what the stage says of a recipient for the first part of the message; a rescue is counted.
+
+    What comes to a tag that has too many bounces is counted for that, and takes nothing from replies without one.
+    """
     claims, found = NO_CLAIMS, Found.UNREADABLE
     ledger, mailbox = transaction.side.ledger, decision.path.mailbox
     if ledger is not None and mailbox is not None:
-        claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first, rescue=True)
+        charged = account or mailbox.octets
+        claims = await asyncio.to_thread(_claimed, first)
+        found = await asyncio.to_thread(_found, ledger, mailbox.octets, claims, charged)
         if found is Found.KNOWN:
-            transaction.rescued = mailbox.octets
+            transaction.rescued = charged
     return transaction.stage.content(decision, claims, found)
 
 
 async def look_on(transaction: Transaction, first: bytes) -> None:
     """Put on record what the first part of a message answers, about recipients for whom that changes nothing yet."""
     ledger = transaction.side.ledger
+    if ledger is None:
+        return
+    # Once for all recipients: it takes hundredths of a second where a message is made to.
+    claims = await asyncio.to_thread(_claimed, first)
     for recipient in (*transaction.forwarded, *transaction.held):
         mailbox = recipient.decision.path.mailbox
-        if recipient.decision.looks_on and ledger is not None and mailbox is not None:
-            claims, found = await asyncio.to_thread(_looked_up, ledger, mailbox.octets, first)
+        if recipient.decision.looks_on and mailbox is not None:
+            found = await asyncio.to_thread(_found, ledger, mailbox.octets, claims)
             recipient.decide(transaction.stage.content(recipient.decision, claims, found))
 
 
@@ -197,18 +208,22 @@ async def _within_budget(
     return overdrawn
 
 
-def _looked_up(ledger: Ledger, recipient: bytes, first: bytes, *, rescue: bool = False) -> tuple[Claims, Found]:
-    """Return what the first part of a message claims, and what the ledger knows of that; count a rescue. Blocks."""
+def _claimed(first: bytes) -> Claims:
+    """Return what the first part of a message claims."""
     unstuffer = Unstuffer()
-    claims = claims_of(unstuffer.feed(first) + unstuffer.finish())
+    return claims_of(unstuffer.feed(first) + unstuffer.finish())
+
+
+def _found(ledger: Ledger, recipient: bytes, claims: Claims, charged: bytes = b"") -> Found:
+    """Return what the ledger knows of what a message claims; count a rescue, if somebody is charged with it. Blocks."""
     if not claims.message_ids or not claims.parties:
-        return claims, Found.CLAIMS_NOTHING
+        return Found.CLAIMS_NOTHING
     try:
         if not ledger.knows(claims.message_ids, recipient, claims.parties):
-            return claims, Found.UNKNOWN
-        return claims, Found.KNOWN if not rescue or ledger.take_rescue(recipient) else Found.TOO_MANY
+            return Found.UNKNOWN
+        return Found.KNOWN if not charged or ledger.take_rescue(charged) else Found.TOO_MANY
     except BatvError:  # which the ledger itself tells of
-        return claims, Found.UNREADABLE
+        return Found.UNREADABLE
 
 
 def _note_sent(ledger: Ledger, transaction: Transaction) -> None:

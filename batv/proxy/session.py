@@ -472,7 +472,7 @@ class ProxySession:
 
     async def _decide(self, transaction: Transaction, recipient: Recipient, first: bytes) -> None:
         """Decide about a recipient by the first part of the message, and begin what follows from that."""
-        recipient.decide(await by_content(transaction, recipient.decision, first))
+        recipient.decide(await by_content(transaction, recipient.decision, first, recipient.account))
         transaction.status = recipient.decision.status
         try:
             if not recipient.held:

@@ -138,7 +138,7 @@ class Transaction:
         watched: a copy of it, where it goes on record what the message answers; else None.
         clue: what the header shows of a message that has a sender; None where it shows nothing, or was not looked at.
         refusal: the reply to the message, where that is settled before its end.
-        rescued: the address for which the message is counted as let through, until it is delivered.
+        rescued: address or account for which the message is counted as let through, until it is delivered.
         octets: octets of the message so far, as received.
         relay: the server that it goes on to, or the servers that it might go to.
         quarantined: the copy for the quarantine, or None.

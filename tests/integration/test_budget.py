@@ -104,6 +104,19 @@ def test_an_announcement_that_comes_back_whole_does_not_meet_the_budget(
         assert bounce(client, service) == ("valid", "quarantine")
 
 
+def test_what_comes_to_a_tag_takes_nothing_from_replies_without_one(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Both are let through for what is on the ledger, so many a day of each."""
+    settings = "rescue = true\n" + _BUDGET + "max_rescues = 2\n"
+    with ServiceProcess(tmp_path, next_hop.address, settings) as service, SmtpClient(service.inbound) as client:
+        send(service)
+        overdraw(client, service)
+        for disposition in ("rewrite", "rewrite", "quarantine"):
+            assert bounce(client, service, _GENUINE) == ("valid", disposition)
+        for disposition in ("pass", "pass", "discard"):
+            assert client.mail(b"", [_JOE], _GENUINE).code == 250
+            assert service.journal()[-1]["disposition"] == disposition
+
+
 def test_call_outs_are_no_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Servers ask whether the sender is there, for each of many messages; refused messages do not count either."""
     with ServiceProcess(tmp_path, next_hop.address, _BUDGET) as service, SmtpClient(service.inbound) as client:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from batv.day import SECONDS_A_DAY
-from batv.observe.event import Direction, Notice
+from batv.observe.event import Direction, Notice, TransactionEnded
 from batv.probe import Loop, Outcome
+from batv.rescue import claims_of
 from batv.rollout import Evidence, Phase, Progress
 from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from batv.rescue import Claims
     from tests.support.relay import Relay
 
 DOMAIN: Final = "example.com"
@@ -328,6 +330,34 @@ def test_what_would_be_lost_counts_as_lost_while_the_domain_looks_on(
     classes = answer.fields["domains"][DOMAIN]
     assert (answer.status, classes["unknown"]) == (status, 3)
     assert (classes["genuine"], classes["rescued"]) == ((0, 2) if rescue else (2, 0))
+
+
+def test_a_message_is_looked_into_once_for_all_its_recipients(
+    next_hop: RecordingNextHop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be made to take long, and may name a thousand of them."""
+    looks: list[bytes] = []
+
+    def counted(octets: bytes) -> Claims:
+        looks.append(octets)
+        return claims_of(octets)
+
+    monkeypatch.setattr("batv.proxy.judging.claims_of", counted)
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), {**AUTO, "ledger": {"enabled": True}}) as relay:
+
+            def say() -> None:
+                with SmtpClient(("127.0.0.1", relay.port)) as client:
+                    client.say(b"EHLO client.example")
+                    assert client.mail(b"", [JOE, b"ann@example.com", b"jim@example.com"], MESSAGE).code == 250
+
+            await asyncio.to_thread(say)
+            (ended,) = (event for event in relay.events if isinstance(event, TransactionEnded))
+            assert [each.reason for each in ended.recipients] == ["no tag; names no message that it answers"] * 3
+
+    asyncio.run(test())
+    assert len(looks) == 1
 
 
 def test_whoever_looks_on_keeps_nobody_waiting(next_hop: RecordingNextHop, tmp_path: Path) -> None:
