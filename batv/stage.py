@@ -24,7 +24,7 @@ Source: draft-levine-smtp-batv-01 sections 3 and 5; RFC 5321 section 3.6.1 on re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batv.bounce import clue_of_sender
@@ -242,7 +242,7 @@ class SigningStage:
         return decision
 
     def _exempt(self, path: ReversePath, why: str) -> Decision[ReversePath]:
-        return replace(self._unsigned(path, why, recall=self.policy.recalls_exempt), exempt=True)
+        return self._unsigned(path, why, recall=self.policy.recalls_exempt)._replace(exempt=True)
 
     @staticmethod
     def _unsigned(path: ReversePath, why: str, *, recall: bool = False) -> Decision[ReversePath]:
@@ -318,24 +318,24 @@ class VerifyingStage:
             return decision
         clue = clue_of_sender(reverse_path.mailbox)
         if clue is not None:
-            return replace(decision, reason=f"{clue}; {decision.reason}")
+            return decision._replace(reason=f"{clue}; {decision.reason}")
         # The header comes when the next hop has been told of the recipient.
         ordinary = self._without_tag(path, mailbox)
-        return replace(ordinary, as_bounce=replace(decision, path=ordinary.path))
+        return ordinary._replace(as_bounce=decision._replace(path=ordinary.path))
 
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """Leave alone who is too long for a tag; where a part of the mail has one, let the content decide."""
         mailbox = decision.path.mailbox
         domain = self.policy.for_domain(mailbox.domain) if mailbox is not None else None
-        decision = replace(decision, recall=False)
+        decision = decision._replace(recall=False)
         if mailbox is None or domain is None:
             return decision
         if not self._too_long(mailbox, domain):
-            return replace(decision, undecided=on_record)
+            return decision._replace(undecided=on_record)
         if on_record:
             return Decision(Verdict.NOT_JUDGED, Disposition.PASS, decision.path, _TOO_LONG.value)
         undecided = domain.rescue and decision.disposition is not Disposition.PASS
-        return replace(decision, undecided=undecided, reason=f"{decision.reason}; {NOT_ON_RECORD}")
+        return decision._replace(undecided=undecided, reason=f"{decision.reason}; {NOT_ON_RECORD}")
 
     def overdrawn(self, decision: Decision[ForwardPath], account: Account) -> Decision[ForwardPath]:
         """Let the content decide; but where bounces without a tag are delivered, nobody needs to steal one."""
@@ -344,7 +344,7 @@ class VerifyingStage:
         if domain is None or SEVERITY[domain.disposition(Verdict.UNTAGGED)] < SEVERITY[Disposition.QUARANTINE]:
             return decision
         reason = f"{decision.reason}; {OVERDRAWN}: {account.bounces} for {counted(account.recipients, 'recipient')}"
-        return replace(decision, disposition=Disposition.QUARANTINE, undecided=True, reason=reason)
+        return decision._replace(disposition=Disposition.QUARANTINE, undecided=True, reason=reason)
 
     def content(self, decision: Decision[ForwardPath], claims: Claims, found: Found) -> Decision[ForwardPath]:
         """Let through what answers a message that this very recipient sent to the party that it speaks of.
@@ -354,11 +354,11 @@ class VerifyingStage:
         if found is not Found.KNOWN:
             ours = next((each for each in claims.origins if self.policy.for_domain(each) is not None), None)
             named = f"; {IN_OUR_NAME} {_text(ours)}" if decision.looks_on and ours is not None else ""
-            return replace(decision, undecided=False, reason=f"{decision.reason}; {found}{named}")
+            return decision._replace(undecided=False, reason=f"{decision.reason}; {found}{named}")
         if decision.verdict is _VALID or not decision.undecided:
             disposition = _REWRITE if decision.verdict is _VALID else decision.disposition
             reason = f"{decision.reason}; {claims.kind}, {ANSWERED}"
-            return replace(decision, disposition=disposition, undecided=False, reason=reason)
+            return decision._replace(disposition=disposition, undecided=False, reason=reason)
         status = STATUS_BY_VERDICT[Verdict.RESCUED] if decision.status is not None else None
         reason = f"no tag; {claims.kind}, {ANSWERED}"
         return Decision(Verdict.RESCUED, Disposition.PASS, decision.path, reason, status=status)
@@ -371,8 +371,7 @@ class VerifyingStage:
             why = self._exempt(decision.verdict, mailbox, domain, client, day)
             if why is not None:
                 disposition = Disposition.PASS if decision.key_number is None else Disposition.REWRITE
-                return replace(
-                    decision,
+                return decision._replace(
                     verdict=Verdict.NOT_JUDGED,
                     disposition=disposition,
                     reason=f"exempt: {why}",
@@ -388,11 +387,11 @@ class VerifyingStage:
     ) -> Decision[ForwardPath]:
         """Return what is said of a bounce without a tag, and whether it stands without a look at record or content."""
         if domain.remember_too_long and self._too_long(mailbox, domain):
-            return replace(decision, recall=True, looks_on=domain.looks_on)
+            return decision._replace(recall=True, looks_on=domain.looks_on)
         if decision.disposition is Disposition.PASS:
-            return replace(decision, looks_on=True) if domain.looks_on else decision
+            return decision._replace(looks_on=True) if domain.looks_on else decision
         recall = self.policy.recalls_exempt and not domain.rescue
-        return replace(decision, undecided=domain.rescue, recall=recall, looks_on=domain.looks_on)
+        return decision._replace(undecided=domain.rescue, recall=recall, looks_on=domain.looks_on)
 
     @staticmethod
     def _without_tag(path: ForwardPath, mailbox: Mailbox) -> Decision[ForwardPath]:
@@ -450,7 +449,7 @@ class VerifyingStage:
         worse = domain.if_listed(decision.disposition)
         if decision.verdict is not Verdict.UNTAGGED or worse is decision.disposition:
             return decision
-        return replace(decision, disposition=worse, reason=f"{decision.reason}; {zone} lists the client")
+        return decision._replace(disposition=worse, reason=f"{decision.reason}; {zone} lists the client")
 
     @staticmethod
     def _refused(path: ForwardPath, why: str) -> Decision[ForwardPath]:
@@ -472,18 +471,18 @@ def judged_together(decisions: Sequence[Decision[ForwardPath]], clue: Clue) -> l
     found = [_softened(decision, most, clue) for decision in decisions]
     # A message carries one field.
     alike = len({decision.status for decision in found}) == 1
-    return found if alike else [replace(decision, status=None) for decision in found]
+    return found if alike else [decision._replace(status=None) for decision in found]
 
 
 def _softened(decision: Decision[ForwardPath], most: Disposition, clue: Clue) -> Decision[ForwardPath]:
     """Return a decision with no more than a disposition."""
     if decision.verdict is Verdict.NOT_A_BOUNCE:
         return decision
-    decision = replace(decision, reason=f"{clue}; {decision.reason}", undecided=False)
+    decision = decision._replace(reason=f"{clue}; {decision.reason}", undecided=False)
     if _severity(decision.disposition) <= _severity(most):
         return decision
     reason = f"{decision.reason}; others get it too" if clue.bounce else decision.reason
-    return replace(decision, disposition=most, reason=reason, status=decision.status if most is _MARK else None)
+    return decision._replace(disposition=most, reason=reason, status=decision.status if most is _MARK else None)
 
 
 def _severity(disposition: Disposition) -> int:
@@ -536,10 +535,10 @@ class DeferringStage:
         """Return what the other stage says, but withhold nothing for good: a genuine bounce may look forged."""
         decision = self.stage.recipient(reverse_path, path, client, rings, day)
         if decision.as_bounce is not None and decision.as_bounce.disposition in _NOT_TO_BE_TAKEN_BACK:
-            return replace(decision, as_bounce=None)
+            return decision._replace(as_bounce=None)
         if decision.verdict not in FORGED or decision.disposition not in _NOT_TO_BE_TAKEN_BACK:
             return decision
-        return replace(decision, disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
+        return decision._replace(disposition=Disposition.DEFER, reason=f"{decision.reason}; {self.doubt}")
 
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """Return what the other stage says."""

@@ -5,9 +5,8 @@ Source: RFC 3464 has no words for this; they are DSN-neutral and stand in every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 __all__ = ["APART", "FORGED", "SEVERITY", "STATUS_BY_VERDICT", "Decision", "Disposition", "Verdict"]
 
@@ -66,6 +65,7 @@ class Disposition(Enum):
 
     def __init__(self, word: str) -> None:
         self.word = word  # as `value`, which takes longer
+        self.withholds = word in {"discard", "quarantine", "reject"}  # from the recipient
 
     def __str__(self) -> str:
         """Return the word of the disposition."""
@@ -88,8 +88,7 @@ APART: Final = "to come in a transaction of its own"
 PathT = TypeVar("PathT")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[PathT]):
+class Decision(NamedTuple, Generic[PathT]):  # a frozen dataclass of so many fields takes longer to make than the HMAC
     """What a stage says of one path.
 
     Attributes:

@@ -57,6 +57,9 @@ class Level(Enum):
     WARNING = "warning"
     ERROR = "error"
 
+    def __init__(self, word: str) -> None:
+        self.word = word.upper()  # as `name`, which takes longer
+
 
 class RecipientOutcome(NamedTuple):
     """What became of one recipient.

@@ -61,7 +61,7 @@ class LogWriter:
         if self._lines.qsize() >= self._waiting_lines:
             self._lost += 1
         else:
-            self._lines.put(f"batv/{_level(event).name}: {log_line(event)}\n")
+            self._lines.put(f"batv/{_level(event).word}: {log_line(event)}\n")
 
     def close(self) -> None:
         """Write what waits, for two seconds at most."""

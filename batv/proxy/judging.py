@@ -169,8 +169,8 @@ def _guarded(side: Side, guessing: Guessing, client: Client, decision: Decision[
             return decision
         reason = f"{decision.reason}; many failed tags from {network}"
         if not side.quarantine.has_room:
-            return replace(decision, reason=f"{reason}; quarantine full")
-        return replace(decision, disposition=Disposition.QUARANTINE, reason=reason)
+            return decision._replace(reason=f"{reason}; quarantine full")
+        return decision._replace(disposition=Disposition.QUARANTINE, reason=reason)
     if guessing.failed(network, recipient, now):
         fields = {"client": client.address, "network": network, "recipient": printable(recipient)}
         side.observer(Notice(Level.WARNING, "tags are being guessed", fields))

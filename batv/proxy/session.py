@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from batv.proxy.side import Side
     from batv.smtp.data import DataScanner
     from batv.smtp.path import RcptArgument
+    from batv.store.quarantine import QuarantinedMessage
 
 __all__ = ["Asked", "ProxySession"]
 
@@ -330,8 +331,12 @@ class ProxySession:
         return refusal
 
     async def _ask_about(self, transaction: Transaction, rcpt: RcptArgument) -> Reply | Asked:
-        account = account_at(transaction, rcpt.path)
-        decision = await decide(transaction, rcpt.path, self._identity.client, account)
+        client, account = self._identity.client, b""
+        if transaction.bounce:
+            account = account_at(transaction, rcpt.path)
+            decision = await decide(transaction, rcpt.path, client, account)
+        else:
+            decision = decide_alone(transaction, rcpt.path, client)
         recipient = Recipient(decision, rcpt.path.octets, rcpt.parameters, _LATER, account)
         lmtp = transaction.route.lmtp
         alone = decision.undecided or transaction.looks
@@ -539,7 +544,8 @@ class ProxySession:
         if transaction.failed:
             return await self._finish(transaction, _LATER)
         try:
-            await self._keep(transaction)
+            if transaction.quarantined is not None:
+                await self._keep(transaction, transaction.quarantined)
             if goes_on and transaction.held:
                 self._side.journal.check()
         except BatvError as error:
@@ -554,13 +560,12 @@ class ProxySession:
             return await self._finish(transaction, _LATER)
         return await self._finish(transaction, _OK if reply.positive and transaction.own_words else reply)
 
-    async def _keep(self, transaction: Transaction) -> None:
-        """Put the copy for the quarantine on the disk, if there is one; raises BatvError where that fails."""
-        if transaction.quarantined is not None:
-            try:
-                await asyncio.to_thread(transaction.quarantined.commit)
-            except QuarantineFullError as error:
-                self._discard_instead(transaction, error)
+    async def _keep(self, transaction: Transaction, copy: QuarantinedMessage) -> None:
+        """Put the copy for the quarantine on the disk; raises BatvError where that fails."""
+        try:
+            await asyncio.to_thread(copy.commit)
+        except QuarantineFullError as error:
+            self._discard_instead(transaction, error)
 
     def _discard_instead(self, transaction: Transaction, error: QuarantineFullError) -> None:
         """Go on without the copy, and say so, though not for each message of a flood."""

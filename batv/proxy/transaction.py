@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -47,7 +47,6 @@ __all__ = ["SEPARATELY", "START_CONTENT", "Recipient", "Transaction"]
 
 START_CONTENT: Final = 354
 
-_HELD: Final = frozenset({Disposition.DISCARD, Disposition.QUARANTINE, Disposition.REJECT})
 _JUDGED: Final = FORGED | {Verdict.VALID}
 _RESET_SECONDS: Final = 10.0
 """For the reply to RSET: the client waits meanwhile, and a slow one costs no more than a new connection."""
@@ -82,7 +81,7 @@ class Recipient:
 
     def __post_init__(self) -> None:
         self.held = (
-            self.decision.disposition in _HELD and self.decision.verdict in _JUDGED and not self.decision.undecided
+            self.decision.disposition.withholds and self.decision.verdict in _JUDGED and not self.decision.undecided
         )
 
     def decide(self, decision: Decision[ForwardPath]) -> None:
@@ -320,7 +319,7 @@ class Transaction:
 
     async def open_content(self) -> Reply:
         """Say DATA, and return the reply."""
-        reply = await self._standing.command(b"DATA", self.route.settings.data_seconds)
+        reply = await self._standing.send(b"DATA", self.route.settings.data_seconds)
         if reply.positive or (reply.intermediate and reply.code != START_CONTENT):
             raise NextHopFault(f"the next hop answered DATA with {reply}")
         if self.stage.marks:
@@ -413,7 +412,7 @@ class Transaction:
             decision = recipient.decision
             if decision.disposition is Disposition.QUARANTINE:
                 reason = f"{decision.reason}; quarantine full"
-                recipient.decision = replace(decision, disposition=Disposition.DISCARD, reason=reason)
+                recipient.decision = decision._replace(disposition=Disposition.DISCARD, reason=reason)
         if self.quarantined is not None:
             self.quarantined.abandon()
             self.quarantined = None
@@ -576,7 +575,7 @@ class Transaction:
 def _put_off(decision: Decision[ForwardPath], *, outbound: bool) -> Decision[ForwardPath]:
     """Return what is on record of a recipient that is to come again."""
     verdict, reason = (Verdict.UNSIGNED, APART) if outbound else (decision.verdict, f"{decision.reason}; {APART}")
-    return replace(decision, verdict=verdict, disposition=Disposition.DEFER, reason=reason)
+    return decision._replace(verdict=verdict, disposition=Disposition.DEFER, reason=reason)
 
 
 @lru_cache(maxsize=128)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -126,7 +126,7 @@ class OtherStage:
         verdict = self.verifier.verdict(mailbox, rings.rings_for(mailbox.domain, day), day)
         disposition = Disposition.REWRITE if verdict is Verdict.VALID else domain.disposition(verdict)
         status = STATUS_BY_VERDICT[verdict] if domain.marks else None
-        return replace(decision, verdict=verdict, disposition=disposition, status=status)
+        return decision._replace(verdict=verdict, disposition=disposition, status=status)
 
     def recalled(self, decision: Decision[ForwardPath], *, on_record: bool) -> Decision[ForwardPath]:
         """As the product has it."""

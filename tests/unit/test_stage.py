@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
@@ -574,7 +572,7 @@ def test_a_domain_that_looks_on_has_a_reason_and_nothing_else_changed() -> None:
             (Found.UNKNOWN, f"{Found.UNKNOWN}; returns mail in the name of Local.Example"),
         ):
             after = stage.content(decision, claims, found)
-            assert after == replace(decision, reason=f"no tag; {said}")
+            assert after == decision._replace(reason=f"no tag; {said}")
         assert not without_tag(tagged("joe@local.example").strip("<>"), policy).looks_on
 
 
