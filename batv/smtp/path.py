@@ -20,8 +20,7 @@ Source: RFC 5321 section 4.1.1; RFC 6531 section 3.3.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from batv.address import DOMAIN, LOCAL_PART, NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
 from batv.errors import PathError
@@ -42,8 +41,7 @@ _RCPT = re.compile(rb"(?i:TO:) ?(?:(<(?i:Postmaster)>)|" + _PATH + rb")" + _PARA
 _TWO_AT = re.compile(rb"(?i:TO:) ?<" + LOCAL_PART + rb"(?:@" + DOMAIN + rb"){2,}>" + _PARAMETERS)
 
 
-@dataclass(frozen=True, slots=True)
-class MailArgument:
+class MailArgument(NamedTuple):
     """What follows MAIL.
 
     Attributes:
@@ -55,8 +53,7 @@ class MailArgument:
     parameters: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RcptArgument:
+class RcptArgument(NamedTuple):
     """What follows RCPT.
 
     Attributes:

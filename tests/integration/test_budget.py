@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batv.budget import SPARE_BOUNCES
-from tests.support.next_hop import RecordingNextHop
 from tests.support.service import ServiceProcess
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.next_hop import RecordingNextHop
 
 _BUDGET: Final = "[ledger]\nenabled = true\nmax_bounces_per_recipient = 2\n"
 _JOE: Final = b"joe@example.com"
@@ -27,21 +27,6 @@ _GENUINE: Final = (
     b"Reporting-MTA: dns; x\r\n\r\nFinal-Recipient: rfc822; bob@peer.example\r\n\r\n"
     b"--b\r\nContent-Type: message/rfc822\r\n\r\nMessage-ID: <sent@example.com>\r\n\r\ntext\r\n--b--\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def hop() -> Iterator[RecordingNextHop]:
-    """A next hop."""
-    with RecordingNextHop() as hop:
-        yield hop
-
-
-@pytest.fixture
-def next_hop(hop: RecordingNextHop) -> RecordingNextHop:
-    """The next hop, which has forgotten what was before."""
-    hop.heal()
-    hop.forget()
-    return hop
 
 
 def send(service: ServiceProcess, recipients: int = 1) -> None:

@@ -43,21 +43,6 @@ def report(message_id: bytes = b"sent@example.com", party: bytes = b"bob@peer.ex
     )
 
 
-@pytest.fixture(scope="module")
-def hop() -> Iterator[RecordingNextHop]:
-    """A next hop."""
-    with RecordingNextHop() as hop:
-        yield hop
-
-
-@pytest.fixture
-def next_hop(hop: RecordingNextHop) -> RecordingNextHop:
-    """The next hop, which has forgotten what was before."""
-    hop.heal()
-    hop.forget()
-    return hop
-
-
 @pytest.fixture
 def service(next_hop: RecordingNextHop, tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service that has sent a message of Joe's to Bob, and has it on its ledger."""

@@ -18,7 +18,6 @@ from tests.support.service import ServiceProcess
 from tests.support.smtp_client import SmtpClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _JOE: Final = b"joe@example.com"
@@ -26,21 +25,6 @@ _BOB: Final = b"bob@peer.example"
 _ORDINARY: Final = b"From: bob@peer.example\r\nSubject: failure notice\r\n\r\ntext\r\n..\r\n"
 _LATE: Final = b"Subject: x\r\n folded\r\nX-Failed-Recipients: ann@peer.example\r\n\r\ntext\r\n..\r\n"
 _LINE: Final = b"0123456789" * 7 + b"\r\n"
-
-
-@pytest.fixture(scope="module")
-def hop() -> Iterator[RecordingNextHop]:
-    """A next hop."""
-    with RecordingNextHop() as hop:
-        yield hop
-
-
-@pytest.fixture
-def next_hop(hop: RecordingNextHop) -> RecordingNextHop:
-    """The next hop, which has forgotten what was before."""
-    hop.heal()
-    hop.forget()
-    return hop
 
 
 def judging(folder: Path, next_hop: RecordingNextHop, wanted: str, more: str = "") -> ServiceProcess:
