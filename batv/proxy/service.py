@@ -290,6 +290,8 @@ class Service:
             self._apply(proxy, ends[proxy.direction], opened[proxy.direction])
         if before_ledger is not None:
             await asyncio.to_thread(before_ledger.close)
+            if self._ledger is not None:
+                self._ledger.take_over(before_ledger)
         if self._rollout.wanted:
             self.look_at_rollout()
         self._notice(Level.INFO, "reloaded", keys=keys.store.directory)

@@ -255,8 +255,7 @@ class Ledger:
     def note_unsigned(self, sender: bytes) -> None:
         """Note that mail of an address of ours has left unsigned today; where there is no room, that somebody's has."""
         day = self._today()
-        if not self._add(day, _Rows({self._hash_of(day, sender, _UNSIGNED)})):
-            self._add(day, _Rows({self._hash_of(day, _SOMEBODY, _UNSIGNED)}), beyond_limit=True)
+        self._add_unsigned(day, _Rows({self._hash_of(day, sender, _UNSIGNED)}))
 
     def note_signed(self, account: bytes, recipients: int) -> None:
         """Count recipients of mail that left with a tag today."""
@@ -267,6 +266,23 @@ class Ledger:
         """Count a bounce that came to a tag today."""
         day = self._today()
         self._add(day, _Rows(counts={self._hash_of(day, account, _BOUNCES): 1}))
+
+    def take_over(self, other: Ledger) -> None:
+        """Let wait here what another one could not write before it was closed; what it has not told is told here."""
+        with other._lock:
+            waiting, other._waiting = other._waiting, {}
+            dropped, fault = other._dropped, other._fault
+        with self._lock:
+            self._dropped += dropped
+            self._fault = self._fault or fault
+        self._nameless += other._nameless
+        for day, rows in waiting.items():
+            self._add_unsigned(day, rows)
+
+    def _add_unsigned(self, day: Day, rows: _Rows) -> None:
+        """Let rows wait that may say whose mail left unsigned: where there is no room, it may be anybody's."""
+        if not self._add(day, rows):
+            self._add(day, _Rows({self._hash_of(day, _SOMEBODY, _UNSIGNED)}), beyond_limit=True)
 
     def _add(self, day: Day, rows: _Rows, *, beyond_limit: bool = False) -> bool:
         """Let rows wait to be written, and return whether there was room for them."""

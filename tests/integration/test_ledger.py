@@ -119,6 +119,20 @@ def test_mail_goes_on_whatever_becomes_of_the_ledger(next_hop: RecordingNextHop,
         service.wait_for_log(r"ERROR: ledger (?:fails|not opened)")
 
 
+def test_a_reload_while_the_disk_takes_nothing_loses_no_entry(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """What waited to be written then is written when the disk is well again."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        folder = tmp_path / "var/ledger"
+        folder.write_bytes(b"")
+        assert send(service).startswith(b"250")
+        service.reload()
+        service.wait_for_log("reloaded")
+        folder.unlink()
+        until(lambda: list(folder.glob("*.sqlite3")), "the file of the day")
+        found = ledger(service)
+        until(lambda: found.knows((b"1@example.com",), b"joe@example.com", (b"bob@peer.example",)), "the entry")
+
+
 def test_a_reload_switches_the_ledger_on(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Without a restart; and off again."""
     with ServiceProcess(tmp_path, next_hop.address) as service:

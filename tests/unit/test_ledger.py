@@ -434,6 +434,32 @@ def test_what_cannot_be_written_is_dropped_and_counted(site: _Site) -> None:
     assert "Not a directory" in str(told["ledger fails: replies count as it finds them"]["cause"])
 
 
+def test_what_waits_goes_from_ledger_to_ledger(site: _Site) -> None:
+    """A reload while the disk takes nothing loses nobody's bounce, and its complaint is told."""
+    site.noted()
+    site.day = _TODAY + 9
+    aside = site.folder.rename(site.folder.with_name("aside"))
+    site.folder.write_bytes(b"")
+    before = site.ledger()
+    before.note_unsigned(_JOE)
+    before.note(b"", (_JOE,), (_BOB,))
+    before.note_bounce(b"1")
+    before.close()
+    ledger = site.ledger()
+    ledger.take_over(before)
+    assert {notice.what for notice in ledger.notices()} == {
+        "mail without a Message-ID: replies cannot name it",
+        "ledger fails: replies count as it finds them",
+    }
+    site.folder.unlink()
+    aside.rename(site.folder)
+    assert ledger.flush()
+    other = site.ledger()
+    assert other.may_have_left_unsigned(_JOE, 7)
+    assert not other.may_have_left_unsigned(b"ann@example.com", 7)
+    assert other.account(b"1") == Account(0, 1)
+
+
 def test_who_was_dropped_may_be_anybody(site: _Site) -> None:
     """An address that is on no record for want of room loses no bounce; other processes hear of it."""
     site.noted()
