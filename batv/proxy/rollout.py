@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from batv.errors import BatvError
 from batv.observe.event import Direction, TransactionEnded
 from batv.probe import Loop
 from batv.rescue import ANSWERED
@@ -48,6 +49,7 @@ class Rollout:
 
     Attributes:
         progress: where each domain stands, by its name in the settings.
+        unheard: why it is not known how the last probe ended; None if it is.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,6 +63,7 @@ class Rollout:
         self._signed: set[str] = set()
         self._fingerprint: tuple[object, ...] | None = None
         self.progress: dict[str, Progress] = {}
+        self.unheard: BatvError | None = None
 
     @property
     def wanted(self) -> bool:
@@ -127,7 +130,7 @@ class Rollout:
         before = self.progress
         # What is written after this look at it is seen at the next one.
         probes = self._probes.fingerprint()
-        outcome = self._probes.read().outcome if self._prober is not None else None
+        outcome = self._last_outcome()
         found = self._store.change(changed)
         self._fingerprint = (self._store.fingerprint(), probes)
         self.progress = {name: found[name] for name in names}
@@ -153,6 +156,17 @@ class Rollout:
             limited = domains[spelling].limited(partial(capped, phase=phase))
             domains[spelling] = replace(limited, looks_on=phase is not Phase.ENFORCE)
         return replace(policy, domains=domains)
+
+    def _last_outcome(self) -> Outcome | None:
+        """Return how the last probe ended; None too where that cannot be read: what it did to a domain stands."""
+        self.unheard = None
+        if self._prober is None:
+            return None
+        try:
+            return self._probes.read().outcome
+        except BatvError as error:
+            self.unheard = error
+            return None
 
     def _probed(self, name: str, progress: Progress, outcome: Outcome | None, day: Day) -> Progress:
         if self._prober is None or self._name(str(self._prober)) != name:

@@ -533,6 +533,8 @@ class Service:
         self._tell_moved(moved)
 
     def _tell_moved(self, moved: Sequence[tuple[str, Progress]]) -> None:
+        if self._rollout.unheard is not None:
+            self._notice(Level.ERROR, "the last probe is not heard of", cause=self._rollout.unheard)
         for domain, progress in moved:
             self._notice(Level.INFO, "rollout", domain=domain, phase=progress.phase.value, reason=progress.reason)
         if moved:

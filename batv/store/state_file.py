@@ -67,7 +67,7 @@ class StateFile:
             if found["version"] != _VERSION:
                 raise ConfigError(f"{self.path} has version {found['version']}, not {_VERSION}", "use a newer batv")
             yield found
-        except (ValueError, LookupError, TypeError, AttributeError, DayError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DayError) as error:
             raise ConfigError(f"{self.path} is damaged", self._remedy) from error
 
     def write(self, table: Mapping[str, object]) -> None:

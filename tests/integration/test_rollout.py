@@ -283,6 +283,27 @@ def test_a_damaged_file_withholds_nothing(next_hop: RecordingNextHop, tmp_path: 
     assert (tmp_path / "var" / "rollout.json").read_text() == "{"
 
 
+@pytest.mark.parametrize("octets", ["{", "[" * 50_000], ids=["cut short", "deep"])
+def test_a_damaged_file_of_the_last_probe_moves_no_domain(
+    next_hop: RecordingNextHop, tmp_path: Path, octets: str
+) -> None:
+    """What is enforced is enforced, and the log says what is wrong."""
+    state = tmp_path / "var"
+    state.mkdir()
+    RolloutStore(state).change(lambda _: {DOMAIN: Progress(Phase.ENFORCE, FIXED_DAY, FIXED_DAY + -9)})
+    (state / "probe.json").write_text(octets)
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), PROBED) as relay:
+            assert await send(relay, b"", JOE) == 250
+            assert next_hop.messages == []
+            (notice,) = (each for each in relay.events if isinstance(each, Notice) and "probe" in each.what)
+            assert "probe.json is damaged" in str(notice.fields["cause"])
+
+    asyncio.run(test())
+    assert RolloutStore(state).read()[DOMAIN].phase is Phase.ENFORCE
+
+
 LOOKS_ON: Final = 'rollout = "auto"\n[rollout]\nmax_losses = 100\n[ledger]\nenabled = true\n'
 SENT: Final = b"From: joe@example.com\r\nMessage-ID: <sent@example.com>\r\n\r\ntext\r\n"
 ANSWER: Final = (
