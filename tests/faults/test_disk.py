@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final, Self
 import pytest
 
 from tests.faults.table import Flow
-from tests.support.disk import TRACEABLE, SmallDisk, injected, may_mount
+from tests.support.disk import SmallDisk, may_mount
 from tests.support.faulty_hop import FaultyHop
 from tests.support.keeping_client import Attempt, Letter, attempt
 from tests.support.service import SERVE, ServiceProcess, full_disk
 from tests.support.smtp_client import SmtpClient
+from tests.support.tracing import TRACEABLE, injected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
