@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from batv.address import NULL_REVERSE_PATH, ForwardPath
+from batv.address import NULL_REVERSE_PATH, ForwardPath, ReversePath
 from batv.cli import Site
 from batv.cli.address import HERE
 from batv.cli.output import json_option, print_json, remark
@@ -20,16 +20,15 @@ from batv.probe import Loop, Outcome, metrics
 from batv.proxy.rollout import Rollout
 from batv.report.probe import Course, Step
 from batv.report.probe import probe as probed
-from batv.stage import VerifyingStage
+from batv.stage import SigningStage, VerifyingStage
 from batv.store.files import write_atomically
 from batv.store.probe import ProbeStore
 from batv.store.rollout import RolloutStore
-from batv.verdict import Verdict
+from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
     from batv.address import Mailbox
     from batv.config import Endpoint, InboundSettings, OutboundSettings, Settings
-    from batv.verdict import Disposition
 
 __all__ = ["probe"]
 
@@ -86,6 +85,8 @@ def _course(site: Site, settings: Settings) -> Course:
     if settings.outbound is None and wanted.via is None:
         raise ConfigError("there is no [outbound]", "say with probe.via where mail of users is handed in")
     word = secrets.token_hex(_WORD_OCTETS)
+    if settings.outbound is not None:
+        _check_signed(site, settings, wanted.sender.of(word), wanted.recipient)
     return Course(
         senders=wanted.sender,
         word=word,
@@ -107,6 +108,19 @@ def _listens(listener: OutboundSettings | InboundSettings | None, side: str) -> 
         raise ConfigError(f"{side}.listen names no address", remedy)
     endpoint = listener.listen[0]
     return endpoint.model_copy(update={"host": _WILDCARDS.get(endpoint.host, endpoint.host)})
+
+
+def _check_signed(site: Site, settings: Settings, sender: Mailbox, recipient: Mailbox) -> None:
+    """Raise ConfigError where the settings leave the message unsigned: any loop would look broken then."""
+    path = ReversePath(b"<%b>" % sender.octets, sender)
+    to = ForwardPath(b"<%b>" % recipient.octets, recipient)
+    signer = SigningStage(settings.policy, settings.tags.style)
+    decision = signer.sender_for(path, to, HERE, site.rings(settings), site.today())
+    if (decision.verdict, decision.disposition) == (Verdict.UNSIGNED, Disposition.PASS):
+        raise ConfigError(
+            f"mail from {sender} to {recipient} is not signed: {decision.reason.removeprefix('unsigned: ')}",
+            "name others in probe.sender and probe.recipient",
+        )
 
 
 def _untagged(site: Site, settings: Settings, sender: Mailbox) -> Disposition:

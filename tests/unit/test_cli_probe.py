@@ -47,6 +47,16 @@ def listen(batv: Command, side: str, lines: str) -> None:
             '[domains."example.com"]\nexempt_recipients = ["probe*"]',
             "are not judged: exempt: exempt_recipients has probe*: name others in probe.sender\n",
         ),
+        (
+            PROBE,
+            PROBE.replace("probe+", "probe" * 10) + "[ledger]\nenabled = true\n",
+            " is not signed: local part too long for a tag: name others in probe.sender and probe.recipient\n",
+        ),
+        (
+            PROBE,
+            PROBE + '[[exemptions]]\nreason = "tests"\nrecipients = ["remote.example"]\n',
+            "to nobody@remote.example is not signed: exempt: tests: name others in probe.sender and probe.recipient\n",
+        ),
     ],
 )
 def test_what_could_prove_nothing_is_refused(batv: Command, old: str, new: str, said: str) -> None:
