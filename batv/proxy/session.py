@@ -409,8 +409,7 @@ class ProxySession:
             if reply.code != START_CONTENT:
                 await transaction.reset()
                 return await self._finish(transaction, reply)
-            header_decides = any(recipient.decision.as_bounce is not None for recipient in forwarded)
-            transaction.gathered = bytearray() if header_decides else None
+            transaction.gathered = bytearray() if transaction.header_decides else None
         else:
             await transaction.reset()
         transaction.receiving = True

@@ -132,6 +132,7 @@ class Transaction:
         cause: what went wrong, for the log alone.
         failed: whether it can only end in 451.
         receiving: whether the client was told to send the message.
+        header_decides: whether a recipient was accepted about whom the header of the message decides.
         looks: whether a recipient was named about whom the content decides; that one has a message of its own.
         gathered: the first part of the message, until it is decided about; None where there is nothing to decide.
         watched: a copy of it, where it goes on record what the message answers; else None.
@@ -169,6 +170,7 @@ class Transaction:
     cause: str = ""
     failed: bool = False
     receiving: bool = False
+    header_decides: bool = False
     looks: bool = False
     gathered: bytearray | None = None
     watched: bytearray | None = None
@@ -234,6 +236,8 @@ class Transaction:
         """Keep a recipient: an accepted one always, others up to a number, so that refusals do not fill the memory."""
         if recipient.accepted or len(self.recipients) < _REFUSED_KEPT:
             self.recipients.append(recipient)
+        if recipient.accepted and recipient.decision.as_bounce is not None:
+            self.header_decides = True
 
     # What is said to the next hop. Each raises NextHopFault where it is unreachable, silent, broken or gone.
 
