@@ -149,9 +149,14 @@ class Exemption:
         """Whether its last day is past."""
         return self.until is not None and day > self.until
 
+    @property
+    def name(self) -> str:
+        """What the journal calls it: its reason, and its owner where that is known."""
+        return f"{self.reason} ({self.owner})" if self.owner else self.reason
+
     def __str__(self) -> str:
         """Return what the journal says of it."""
-        return f"exempt: {self.reason}" + (f" ({self.owner})" if self.owner else "")
+        return f"exempt: {self.name}"
 
 
 class Exemptions:

@@ -418,7 +418,7 @@ class VerifyingStage:
         if pattern is not None:
             return f"exempt_recipients has {pattern}"
         exemption = self.policy.exemptions.of_sender(mailbox, day) if self.policy.exemptions else None
-        return None if exemption is None else exemption.reason
+        return None if exemption is None else exemption.name
 
     def _judged(
         self, path: ForwardPath, mailbox: Mailbox, domain: DomainPolicy, rings: KeyRings, day: Day

@@ -21,11 +21,13 @@ from batv.wording import counted
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from batv.config import Settings
     from batv.report.dmarc import Aggregate
+    from batv.report.exemptions import ExemptionsReport, Use
+    from batv.report.journal import JournalReader
     from batv.report.rollout import Address, Leak, RolloutReport
     from batv.report.routes import Routes, Source
     from batv.report.spf import Allowed
@@ -116,22 +118,136 @@ def rollout(ctx: click.Context, *, journals: tuple[Path, ...], days: int, top: i
     From the journal of this site and what it was rotated into, or from the JOURNALs that are named, the oldest first.
     Exit status 1 if bounces that look genuine have no good tag.
     """
-    from batv.report.journal import JournalReader, rotated  # noqa: PLC0415 -- only where the journal is read
-
     site = ctx.ensure_object(Site)
     settings = site.settings()
-    journal = Path(settings.state.directory) / "journal.jsonl"
-    reader = JournalReader(journals or rotated(journal))
-    if not reader.paths:
-        raise IoError(f"there is no {journal}", "let mail pass the proxies first, or name a journal")
+    reader = _journal(settings, journals)
     result = rollout_report(reader, settings.policy, (site.today() + -days).iso(), settings.probe.sender)
-    if reader.damaged:
-        remark(f"{reader.damaged} lines that are no records are passed over")
+    _remark_damage(reader)
     if as_json:
         print_json(_rollout_as_json(result, reader.damaged))
     else:
         _print_rollout(result, top)
     ctx.exit(_NO if any(domain.genuine for domain in result.domains.values()) else 0)
+
+
+@report.command()
+@click.argument("journals", metavar="[JOURNAL...]", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1), help="Days to tell of, until today.")
+@json_option
+@click.pass_context
+def exemptions(ctx: click.Context, *, journals: tuple[Path, ...], days: int, as_json: bool) -> None:
+    """Say how much mail met each exemption, and which of them nobody seems to need.
+
+    From the journal of this site and what it was rotated into, or from the JOURNALs that are named. Exit status 1 if
+    there is something to do about one.
+    """
+    from batv.report.exemptions import exemptions_report  # noqa: PLC0415 -- only where exemptions are told of
+
+    site = ctx.ensure_object(Site)
+    settings = site.settings()
+    reader = _journal(settings, journals)
+    today = site.today()
+    result = exemptions_report(reader, settings.policy, today, (today + -days).iso())
+    _remark_damage(reader)
+    if as_json:
+        print_json(
+            {
+                "records": result.records,
+                "damaged": reader.damaged,
+                "first": result.first or None,
+                "last": result.last or None,
+                "exemptions": [_use_as_json(use) for use in result.uses],
+            }
+        )
+    else:
+        _print_uses(result)
+    ctx.exit(_NO if any(map(_use_advice, result.uses)) else 0)
+
+
+def _journal(settings: Settings, journals: tuple[Path, ...]) -> JournalReader:
+    """Return the journals that were named, else that of the site and what it was rotated into.
+
+    Raises:
+        IoError: there is none.
+    """
+    from batv.report.journal import JournalReader, rotated  # noqa: PLC0415 -- only where the journal is read
+
+    journal = Path(settings.state.directory) / "journal.jsonl"
+    reader = JournalReader(journals or rotated(journal))
+    if not reader.paths:
+        raise IoError(f"there is no {journal}", "let mail pass the proxies first, or name a journal")
+    return reader
+
+
+def _remark_damage(reader: JournalReader) -> None:
+    if reader.damaged:
+        remark(f"{reader.damaged} lines that are no records are passed over")
+
+
+def _use_as_json(use: Use) -> dict[str, object]:
+    found: dict[str, object] = {
+        "where": use.where or None,
+        "name": use.name,
+        "standing": use.standing.value,
+        "unsigned": use.hits.unsigned,
+        "not_judged": use.hits.not_judged,
+        "last": use.hits.last or None,
+        "advice": _use_advice(use),
+    }
+    one = use.exemption
+    if one is None:
+        return found
+    return found | {
+        "reason": one.reason,
+        "owner": one.owner or None,
+        "until": one.until.iso() if one.until is not None else None,
+        "senders": [str(each) for each in one.senders],
+        "clients": [str(each) for each in one.clients],
+        "recipients": [str(each) for each in one.recipients],
+    }
+
+
+def _print_uses(result: ExemptionsReport) -> None:
+    if result.uses:
+        head = ("exemption", "where", "names", "until", "unsigned", "not judged", "last", "what to do")
+        print_table(head, map(_use_row, result.uses))
+        click.echo()
+    when = f" from {result.first[:10]} to {result.last[:10]}" if result.records else ""
+    unsigned = sum(use.hits.unsigned for use in result.uses)
+    not_judged = sum(use.hits.not_judged for use in result.uses)
+    click.echo(
+        f"{counted(result.records, 'record')}{when}: mail to {counted(unsigned, 'recipient')} unsigned,"
+        f" bounces to {not_judged} not judged, for an exemption"
+    )
+
+
+def _use_row(use: Use) -> tuple[str, ...]:
+    one = use.exemption
+    return (
+        clean(use.name),
+        use.where or "gone",
+        _first([*one.senders, *one.clients, *one.recipients]) if one is not None else "-",
+        one.until.iso() if one is not None and one.until is not None else "-",
+        str(use.hits.unsigned),
+        str(use.hits.not_judged),
+        use.hits.last[:10] or "never",
+        _use_advice(use) or "-",
+    )
+
+
+def _use_advice(use: Use) -> str:
+    from batv.report.exemptions import Standing  # noqa: PLC0415 -- as above
+
+    owner = use.exemption.owner if use.exemption is not None else ""
+    match use.standing:
+        case Standing.ENDED:
+            return "it has ended: renew it, or leave it out"
+        case Standing.ALIKE:
+            return "others have its reason and owner, and its numbers are theirs too: give it another reason"
+        case Standing.NOT_MET:
+            return f"no mail has met it: {f'ask {clean(owner)}, or ' if owner else ''}leave it out"
+        case Standing.MET | Standing.GONE:
+            return ""
 
 
 def _rollout_as_json(result: RolloutReport, damaged: int) -> dict[str, object]:
@@ -242,8 +358,13 @@ def _listed_addresses(result: RolloutReport) -> list[Address]:
 
 def _most(counter: Counter[str]) -> str:
     """Return the names that stand there most often."""
-    named = ", ".join(clean(name) for name, _ in counter.most_common(_MOST))
-    return named + (f" and {len(counter) - _MOST} more" if len(counter) > _MOST else "")
+    return _first([name for name, _ in counter.most_common()])
+
+
+def _first(names: Sequence[object]) -> str:
+    """Return the first of some names, and how many more there are."""
+    named = ", ".join(clean(str(name)) for name in names[:_MOST])
+    return named + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
 def _leak_advice(leak: Leak) -> str:

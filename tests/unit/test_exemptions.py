@@ -185,7 +185,7 @@ def test_a_bounce_to_a_sender_who_is_never_signed_is_not_judged() -> None:
     """It is genuine without a tag; a tag that is there is judged all the same."""
     decision = judged("robot-7@example.com")
     assert (decision.verdict, decision.disposition) == (Verdict.NOT_JUDGED, Disposition.PASS)
-    assert (decision.reason, decision.exempt) == ("exempt: programs", True)
+    assert (decision.reason, decision.exempt) == ("exempt: programs (ops)", True)
     assert judged("prvs=0787000000=robot-7@example.com").verdict is Verdict.BAD_SIGNATURE
     assert judged(tagged("robot-7@example.com")).verdict is Verdict.VALID
 

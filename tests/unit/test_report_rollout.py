@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batv.observe.event import Direction, RecipientOutcome, TransactionEnded
 from batv.rescue import ANSWERED, IN_OUR_NAME
-from batv.store.journal import Journal
 from batv.verdict import Disposition, Verdict
-from tests.support.command import TODAY, Answer, Command
+from tests.support.command import Answer, Command
+from tests.support.journal import JournalWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-NOON = (TODAY.number * 86_400) + 43_200.0
 
 
 @pytest.fixture
@@ -25,71 +22,6 @@ def batv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Return `batv` on a site."""
     (tmp_path / "var").mkdir()
     return Command(tmp_path, capsys)
-
-
-class Writer:
-    """Writes a journal as the proxies do, one recipient a message, a second after the other.
-
-    Args:
-        batv: the site.
-        days_ago: before the day that commands see.
-    """
-
-    def __init__(self, batv: Command, days_ago: int = 0) -> None:
-        self._journal = Journal(batv.folder / "var")
-        self._time = NOON - days_ago * 86_400
-
-    def sent(self, sender: str, reason: str = "", *, count: int = 1, client: str = "127.0.0.1") -> Writer:
-        """Record mail that left: signed, or unsigned for a reason."""
-        verdict = Verdict.UNSIGNED if reason else Verdict.SIGNED
-        disposition = Disposition.PASS if reason else Disposition.REWRITE
-        said = f"unsigned: {reason}" if reason else "signed with key 0"
-        for _ in range(count):
-            self._write(Direction.OUTBOUND, client, f"<{sender}>", "<bob@peer.example>", (verdict, disposition, said))
-        return self
-
-    def bounce(
-        self,
-        recipient: str,
-        verdict: Verdict,
-        disposition: Disposition = Disposition.MARK,
-        client: str = "11.0.0.9",
-        reason: str = "no tag",
-    ) -> Writer:
-        """Record a bounce."""
-        self._write(Direction.INBOUND, client, "<>", f"<{recipient}>", (verdict, disposition, reason))
-        return self
-
-    def close(self) -> None:
-        """Close the file."""
-        self._journal.close()
-
-    def _write(
-        self,
-        direction: Direction,
-        client: str,
-        sender: str,
-        recipient: str,
-        judged: tuple[Verdict, Disposition, str],
-    ) -> None:
-        self._time += 1
-        self._journal.write(
-            TransactionEnded(
-                time=self._time,
-                session="s",
-                transaction=f"t{self._time}",
-                direction=direction,
-                client=client,
-                helo="client.example",
-                reverse_path=sender,
-                recipients=(RecipientOutcome(recipient, *judged, None, "250 2.0.0 Ok"),),
-                message_id="",
-                size=1,
-                relay="127.0.0.1:1",
-                reply="250 2.0.0 Ok",
-                null_sender=sender == "<>",
-            )
-        )
 
 
 def report(batv: Command, *options: str) -> Answer:
@@ -105,7 +37,7 @@ def addresses(answer: Answer) -> dict[str, str]:
 def test_bounces_are_counted_by_class_and_domain(batv: Command) -> None:
     """What would have been withheld, and whether any of it looks genuine."""
     (
-        Writer(batv)
+        JournalWriter(batv)
         .bounce("joe@example.com", Verdict.VALID, Disposition.REWRITE)
         .bounce("joe@example.com", Verdict.UNTAGGED)
         .bounce("joe@example.com", Verdict.RESCUED, Disposition.PASS)
@@ -125,13 +57,13 @@ def test_bounces_are_counted_by_class_and_domain(batv: Command) -> None:
 
 def test_a_site_without_genuine_looking_bounces_may_go_on(batv: Command) -> None:
     """Exit status 0, whatever forgers send."""
-    Writer(batv).sent("joe@example.com").bounce("joe@example.com", Verdict.UNTAGGED).close()
+    JournalWriter(batv).sent("joe@example.com").bounce("joe@example.com", Verdict.UNTAGGED).close()
     assert report(batv).status == 0
 
 
 def test_bounces_to_an_address_whose_mail_left_unsigned_look_genuine(batv: Command) -> None:
     """They cannot have a tag; and what was sent only afterwards did not bring them."""
-    writer = Writer(batv)
+    writer = JournalWriter(batv)
     writer.sent("Joe@Example.com", "no XFORWARD SOURCE=LOCAL, and require_local_source is set")
     writer.bounce("joe@example.com", Verdict.UNTAGGED, Disposition.DISCARD)
     writer.bounce("ann@example.com", Verdict.UNTAGGED)
@@ -146,7 +78,7 @@ def test_bounces_to_an_address_whose_mail_left_unsigned_look_genuine(batv: Comma
 
 def test_an_address_is_known_by_what_it_has_sent(batv: Command) -> None:
     """One that never sends is forged or has a forgotten route; one that is signed gets answers to its header."""
-    writer = Writer(batv).sent("joe@example.com")
+    writer = JournalWriter(batv).sent("joe@example.com")
     for address in ("joe@example.com", "shop@example.com"):
         writer.bounce(address, Verdict.UNTAGGED)
     writer.bounce("late@example.com", Verdict.EXPIRED)
@@ -160,7 +92,7 @@ def test_an_address_is_known_by_what_it_has_sent(batv: Command) -> None:
 
 def test_what_the_ledger_knew_of_a_bounce_tells_more_than_what_its_address_sent(batv: Command) -> None:
     """It looks genuine where it answers mail of ours; a name of ours in it proves nothing."""
-    writer = Writer(batv).sent("joe@example.com")
+    writer = JournalWriter(batv).sent("joe@example.com")
     for address, said in (("joe", ANSWERED), ("ann", f"answers nothing; {IN_OUR_NAME} example.com"), ("eve", "x")):
         writer.bounce(f"{address}@example.com", Verdict.UNTAGGED, reason=f"no tag; {said}")
     writer.close()
@@ -182,7 +114,7 @@ def test_what_the_ledger_knew_of_a_bounce_tells_more_than_what_its_address_sent(
 
 def test_mail_that_left_unsigned_is_told_by_reason_with_its_senders_and_their_servers(batv: Command) -> None:
     """A domain that nobody configured, and what is forwarded through the wrong proxy, show up here."""
-    writer = Writer(batv)
+    writer = JournalWriter(batv)
     writer.sent("a@sub.example.com", "sub.example.com is not a domain of ours", count=3, client="10.0.0.5")
     writer.sent("", "null sender", count=2)
     writer.sent("x@example.com", "exempt: members are known by it (ann)")
@@ -200,28 +132,28 @@ def test_mail_that_left_unsigned_is_told_by_reason_with_its_senders_and_their_se
 
 def test_only_the_days_that_were_asked_for_are_told(batv: Command) -> None:
     """What was sent before them still explains what came in them."""
-    early = Writer(batv, days_ago=5)
+    early = JournalWriter(batv, days_ago=5)
     early.sent("joe@example.com").bounce("old@example.com", Verdict.UNTAGGED).close()
-    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    JournalWriter(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
     assert addresses(report(batv, "--days", "3")) == {"joe@example.com": "signed"}
     assert addresses(report(batv)) == {"joe@example.com": "signed", "old@example.com": "never seen"}
 
 
 def test_journals_that_were_rotated_are_read_too(batv: Command) -> None:
     """They are packed by then."""
-    Writer(batv, days_ago=5).sent("joe@example.com").close()
+    JournalWriter(batv, days_ago=5).sent("joe@example.com").close()
     journal = batv.folder / "var/journal.jsonl"
     packed = batv.folder / "var/journal.jsonl.1.gz"
     packed.write_bytes(gzip.compress(journal.read_bytes()))
     journal.unlink()
-    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    JournalWriter(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
     assert addresses(report(batv)) == {"joe@example.com": "signed"}
     assert addresses(report(batv, str(journal))) == {"joe@example.com": "never seen"}
 
 
 def test_half_a_record_does_not_hide_the_others(batv: Command) -> None:
     """A disk that was full leaves one behind."""
-    Writer(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
+    JournalWriter(batv).bounce("joe@example.com", Verdict.UNTAGGED).close()
     with (batv.folder / "var/journal.jsonl").open("a") as file:
         file.write('{"time": "2026\n[]\n' + json.dumps({"direction": "inbound", "time": 7, "verdict": None}) + "\n")
     answer = report(batv)
@@ -232,7 +164,7 @@ def test_half_a_record_does_not_hide_the_others(batv: Command) -> None:
 
 def test_the_tables_say_the_same(batv: Command) -> None:
     """Without JSON an administrator reads who, how many and what to do."""
-    writer = Writer(batv).sent("joe@example.com")
+    writer = JournalWriter(batv).sent("joe@example.com")
     for number in range(3):
         writer.bounce(f"shop{number}@example.com", Verdict.UNTAGGED)
     writer.sent("a@sub.example.com", "sub.example.com is not a domain of ours").close()
@@ -258,7 +190,7 @@ def test_probes_and_their_bounces_are_told_of_nowhere(batv: Command) -> None:
     """They come every day whatever users do: a site that signs nothing else would seem to sign."""
     probe = '[probe]\nsender = "probe+*@example.com"\nrecipient = "nobody@remote.example"\n'
     batv.config.write_text(f"{batv.config.read_text()}\n{probe}")
-    writer = Writer(batv).sent("probe+0a1b@example.com").sent("probe+0a1c@example.com", "null sender")
+    writer = JournalWriter(batv).sent("probe+0a1b@example.com").sent("probe+0a1c@example.com", "null sender")
     writer.bounce("prvs=0123******=probe+0a1b@example.com", Verdict.VALID)
     writer.bounce("probe+0a1b@example.com", Verdict.UNTAGGED, Disposition.DISCARD)
     writer.bounce("joe@example.com", Verdict.UNTAGGED).close()
