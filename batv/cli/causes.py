@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batv.bounce import Clue
 from batv.cli.output import text_of
 from batv.rollout import Phase
+from batv.signing import Obstacle
 from batv.stage import NOT_ON_RECORD, OVERDRAWN
 from batv.verdict import APART, FORGED, Disposition, Verdict
 
@@ -100,6 +101,8 @@ class Causes:
             return f"{table} exempt_recipients"
         if verdict is Verdict.NOT_JUDGED and policy is None:
             return "[inbound] relay_domains"
+        if verdict is Verdict.NOT_JUDGED and reason == Obstacle.TOO_LONG.value:
+            return self._too_long(reason)
         return reason
 
     def of_recipient(
@@ -225,11 +228,13 @@ class Causes:
             otherwise += f"; or {listed[1]} would have to lack the client"
             return Cause(f'{option} = "{wanted}", and {listed[1]} lists the client{full}', otherwise, change)
         rule += full
+        option = _option(policy, verdict, with_sender=with_sender)
+        if with_sender and reason.startswith(_REPLIES) and disposition is Disposition.MARK:
+            return Cause(rule, otherwise, self._edit(f'set {self._table(address)} {option} = "pass"'))
         if self._phase(address) is not Phase.ENFORCE:
             name = self._settings.automatic[self._policy.name_for(address.domain) or b""]
             return Cause(rule, otherwise, f"batv rollout {'back' if disposition in _WITHHELD else 'advance'} {name}")
         wanted = Disposition.MARK if disposition in _WITHHELD else Disposition.DISCARD
-        option = _option(policy, verdict, with_sender=with_sender)
         change = self._edit(f'set {self._table(address)} {option} = "{wanted}"')
         return Cause(rule, otherwise, f"batv key list; or {change}" if verdict in _KEYS else change)
 
@@ -249,6 +254,8 @@ class Causes:
         if exempt.startswith("exempt_clients has "):
             change = self._edit("change [inbound] exempt_clients")
             return Cause(f"[inbound] {exempt}", "the client would have to be in no such network", change)
+        if reason == Obstacle.TOO_LONG.value:
+            return Cause(rule, "the address would have to be shorter", self._edit("change [tags] on_too_long"))
         if rule.startswith("["):  # the rule is a setting
             return Cause(rule, "the setting would have to lack it", self._edit(f"change {rule}"))
         if exempt:
@@ -256,6 +263,15 @@ class Causes:
                 f'[[exemptions]] "{exempt}"', "no exemption would have to fit", self._edit("change [[exemptions]]")
             )
         return Cause(rule)
+
+    def _too_long(self, reason: str) -> str:
+        wanted = self._settings.tags.on_too_long
+        rule = f'[tags] on_too_long = "{wanted}": {reason}'
+        if wanted != "remember":
+            return rule
+        if not self._settings.ledger.enabled:
+            return f"{rule}; and [ledger] enabled = false, so that nothing is remembered"
+        return f"{rule}; and the ledger has mail of it, or has not been kept for long enough"
 
     def _list_matters(self, address: Mailbox) -> bool:
         """Whether a bounce without a tag gets something worse where a list has its client."""

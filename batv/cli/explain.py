@@ -342,7 +342,9 @@ class _MessageReader:
         sender = self.message.sender
         return {
             "today": self.day.iso(),
-            "return_path": "none: taken for a bounce" if sender is None else printable(sender),
+            "return_path": "none: taken for a bounce; else put it first, as Return-Path: <...>"
+            if sender is None
+            else printable(sender),
             "bounce_by": "null sender" if self._sender is None else str(self._clue or "nothing"),
             "recipients_from": self.message.named_by,
             "transaction": self.message.transaction,

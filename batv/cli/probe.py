@@ -65,7 +65,7 @@ def probe(ctx: click.Context, *, as_json: bool) -> None:
     probes = store.end(outcome)
     if settings.probe.metrics_file is not None:
         write_atomically(Path(settings.probe.metrics_file), metrics(probes).encode(), mode=0o644)
-    if outcome.loop is Loop.BROKEN and seconds is None:
+    if worst.loop is Loop.BROKEN and worst.name == "bounce" and seconds is None:
         remark("the log of the queueing server says what became of it: a bounce of its own never passes the proxies")
     if as_json:
         told = [{"step": each.name, "result": each.loop.value, "found": each.found} for each in steps]

@@ -24,7 +24,7 @@ import click
 from batv.address import NULL_REVERSE_PATH
 from batv.bounce import clue_in
 from batv.cli.ledger import may_have_left_unsigned, opened_ledger
-from batv.cli.output import json_option, print_json, print_table, text_of
+from batv.cli.output import json_option, print_json, print_table, remark, text_of
 from batv.day import Day
 from batv.errors import BatvError, ConfigError, IoError, PathError
 from batv.net.connection import NextHopFault
@@ -155,6 +155,8 @@ def release(ctx: click.Context, names: Sequence[str], *, rejudged: bool, dry_run
     with _alone(kept):
         if rejudged:
             chosen = [each.message for each in _judge(site, settings, _all(kept)) if each.passes]
+            if not chosen:
+                remark("nothing in it would pass now: 'batv quarantine rejudge' says why")
         else:
             chosen = _named(kept, names)
         # The oldest first, as they came.

@@ -17,6 +17,7 @@ from batv.cli.values import NETWORK
 from batv.errors import BatvError, IoError, ReportError
 from batv.observe.event import clean
 from batv.report.rollout import Guess, rollout_report
+from batv.signing import Obstacle
 from batv.wording import counted
 
 if TYPE_CHECKING:
@@ -375,7 +376,11 @@ def _leak_advice(leak: Leak) -> str:
         return f"if it is yours, add {table}; else keep forwarded mail away from the outbound proxy"
     if "require_local_source" in leak.reason:
         return "if your users sent it, have the server in front say XFORWARD SOURCE=LOCAL; else it is forwarded"
-    return "bounces to these addresses are not judged: give the senders shorter addresses without % and !"
+    if leak.reason == Obstacle.TAGGED.value:
+        return "its bounces come to that tag: let mail pass the outbound proxy once"
+    if leak.reason == Obstacle.ROUTING.value:
+        return "bounces to these addresses are refused, as all mail: give the senders others, without %, ! and @"
+    return "without a [ledger] bounces to these addresses are not judged: keep one, or give the senders shorter ones"
 
 
 def _address_advice(address: Address) -> str:

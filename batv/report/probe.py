@@ -230,7 +230,7 @@ class _Probe:
         found = f"{verdict}, {disposition}, from {_word(record, 'client')}, after {seconds:.0f} s"
         if (verdict, disposition) == (Verdict.VALID.word, Disposition.REWRITE.word) and reply.startswith("2"):
             return Step("bounce", Loop.WORKS, found, round(seconds, 3))
-        return Step("bounce", Loop.BROKEN, f"{found}: {_word(record, 'reason')}: {reply}")
+        return Step("bounce", Loop.BROKEN, f"{found}: {_word(record, 'reason')}: {reply}", round(seconds, 3))
 
     def _is_ours(self, record: Mapping[str, object]) -> bool:
         """Whether a record is of a message that came to the address of this probe."""

@@ -174,6 +174,7 @@ def test_what_would_pass_now_is_found_and_released(quarantine: Quarantine) -> No
     """An exemption that was missing lets out what it would have let through, and nothing else."""
     joe, ann, both = quarantine.receive(_JOE), quarantine.receive(_ANN), quarantine.receive(_JOE, _ANN)
     assert not any(each["passes"] for each in quarantine("rejudge", "--json").fields["messages"])
+    assert "nothing in it would pass now" in quarantine("release", "--rejudged").err
     quarantine.service.configure('exempt_recipients = ["joe"]\n', on_forged="quarantine")
     judged = {each["name"]: each["passes"] for each in quarantine("rejudge", "--json").fields["messages"]}
     assert judged == {joe: True, ann: False, both: False}

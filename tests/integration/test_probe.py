@@ -35,6 +35,7 @@ PROBE: Final = '\n[probe]\nsender = "probe+*@example.com"\nrecipient = "nobody@r
 BOUNCE: Final = (
     b"Subject: Undelivered Mail Returned to Sender\r\nMessage-ID: <1@remote.example>\r\n\r\nnobody there\r\n"
 )
+LOST: Final = "the log of the queueing server says what became of it"
 
 
 @pytest.fixture
@@ -212,6 +213,7 @@ def test_a_bounce_that_does_not_come_home_is_a_broken_loop(hop: RecordingNextHop
         found = run(service, hop, lose, "wait_seconds = 1")
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert found.fields["reason"] == "bounce: none came home within 1 s"
+    assert LOST in found.err
     assert found.results["untagged"] == "works"
 
 
@@ -243,6 +245,7 @@ def test_mail_that_is_left_unsigned_is_a_broken_loop(hop: RecordingNextHop, tmp_
         found = run(service, hop, lose)
     assert (found.status, found.results["signed"]) == (1, "broken")
     assert found.fields["reason"] == "signed: unsigned: exempt: mistaken"
+    assert LOST not in found.err  # nobody waited for the bounce
 
 
 def test_a_verifier_with_another_key_is_a_broken_loop(hop: RecordingNextHop, tmp_path: Path) -> None:
@@ -251,6 +254,8 @@ def test_a_verifier_with_another_key_is_a_broken_loop(hop: RecordingNextHop, tmp
         found = run(service, hop, revoke_and_bounce)
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert found.found("bounce").startswith("unknown-key, discard, from 127.0.0.1, after ")
+    assert found.fields["bounce_seconds"] > 0
+    assert LOST not in found.err  # the bounce has come
 
 
 @pytest.mark.parametrize(("code", "loop"), [(554, "broken"), (454, "works")])

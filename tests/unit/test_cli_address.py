@@ -169,7 +169,7 @@ def test_explain_names_the_tag_the_key_and_the_rule(batv: Command) -> None:
         ("SRS0=HHH=TT=peer.example=joe@lists.example", "pass", '[domains."lists.example"] leave_forms'),
         ("joe@hosted.example", "pass", "[inbound] relay_domains"),
         ("joe@foreign.example", "reject", 'there is no [domains."foreign.example"]'),
-        (f"{LONG}@example.com", "pass", "local part too long for a tag"),
+        (f"{LONG}@example.com", "pass", '[tags] on_too_long = "remember": local part too long for a tag; and [ledger]'),
         ("a%b@example.com", "reject", "routing character in the local part"),
     ],
 )

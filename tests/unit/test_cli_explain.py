@@ -174,6 +174,7 @@ def test_a_message_with_a_sender_is_judged_by_what_its_domain_wants(batv: Comman
     reply = said(SENDER + REPLY)
     assert (reply["verdict"], reply["disposition"]) == ("untagged", "mark")
     assert reply["rule"].endswith("; but replies are marked at most")
+    assert 'on_bounce_with_sender = "pass"' in reply["to_change_it"]  # nothing worse would change anything
     ordinary = said(SENDER + b"Delivered-To: joe@example.com\n\nhello\n")
     assert (ordinary["verdict"], ordinary["disposition"]) == ("not-a-bounce", "pass")
     assert "neither sender nor header shows a bounce" in ordinary["rule"]
@@ -389,6 +390,12 @@ zones = ["z.example"]
             "exempt_clients",
         ),
         ("a@example.com", ("not-judged", "pass", "exempt: robots"), '[[exemptions]] "robots"', "[[exemptions]]"),
+        (
+            "a@example.com",
+            ("not-judged", "pass", "local part too long for a tag"),
+            '[tags] on_too_long = "remember": local part too long for a tag; and the ledger has mail of it',
+            "change [tags] on_too_long in",
+        ),
         ("Postmaster", ("not-judged", "pass", "postmaster without a domain"), "postmaster without a domain", None),
     ],
 )

@@ -130,6 +130,25 @@ def test_mail_that_left_unsigned_is_told_by_reason_with_its_senders_and_their_se
     assert [each["advice"] for each in unsigned[1:]] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("carries a tag already", "pass the outbound proxy once"),
+        ("local part too long for a tag", "without a [ledger] bounces to these addresses are not judged"),
+        ("local part with a routing character", "bounces to these addresses are refused"),
+    ],
+)
+def test_what_becomes_of_bounces_to_an_address_that_cannot_be_signed_is_told(
+    batv: Command, reason: str, advice: str
+) -> None:
+    """Each kind of address meets something else, and wants something else."""
+    writer = Writer(batv)
+    writer.sent("a@example.com", reason)
+    writer.close()
+    (unsigned,) = report(batv).fields["unsigned"]
+    assert advice in unsigned["advice"]
+
+
 def test_only_the_days_that_were_asked_for_are_told(batv: Command) -> None:
     """What was sent before them still explains what came in them."""
     early = JournalWriter(batv, days_ago=5)
