@@ -29,14 +29,21 @@ def print_json(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with a line of headings."""
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: bool = False) -> None:
+    """Print a table with a line of headings; on a terminal that is too narrow a cell takes several lines.
+
+    Args:
+        head: the headings.
+        rows: the cells of each row.
+        names: whether the first column has names for a next command, which are never broken.
+    """
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 -- only where a table is printed
     from rich.console import Console  # noqa: PLC0415 -- see above
-    from rich.table import Table  # noqa: PLC0415 -- see above
+    from rich.table import Column, Table  # noqa: PLC0415 -- see above
     from rich.text import Text  # noqa: PLC0415 -- see above
 
-    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    columns = (Column(name, overflow="fold", no_wrap=names and not at) for at, name in enumerate(head))
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
         # As Text, not as markup: an address literal in brackets is no style.
         table.add_row(*(Text(cell) for cell in row))

@@ -100,6 +100,7 @@ def list_(site: Site, *, as_json: bool) -> None:
             )
             for each in found
         ),
+        names=True,
     )
 
 
@@ -133,6 +134,7 @@ def rejudge(site: Site, names: Sequence[str], *, as_json: bool) -> None:
             for each in judged
             for one in each.recipients
         ),
+        names=True,
     )
 
 

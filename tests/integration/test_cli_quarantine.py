@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import termios
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from batv.cli import Site, run
 from tests.support.command import Answer as Said
+from tests.support.command import child_environment
 from tests.support.next_hop import CLOSE, Answer, RecordingNextHop, Stage
-from tests.support.service import ServiceProcess, today
+from tests.support.service import SERVE, ServiceProcess, today
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
 
@@ -89,6 +94,28 @@ def test_it_lists_what_is_there_the_newest_first(quarantine: Quarantine) -> None
     table = quarantine("list").out
     assert table.index(second) < table.index(first)
     assert "untagged (no tag)" in table
+
+
+@pytest.mark.parametrize("command", ["list", "rejudge"])
+def test_a_narrow_terminal_shows_names_whole(quarantine: Quarantine, command: str) -> None:
+    """They are what `release` asks for, and nobody can type what was cut off."""
+    name = quarantine.receive(_JOE)
+    screen, terminal = os.openpty()
+    try:
+        termios.tcsetwinsize(terminal, (24, 80))
+        subprocess.run(
+            [sys.executable, "-c", SERVE, "--config", quarantine.service.config, "quarantine", command],
+            cwd=quarantine.service.folder,
+            env=child_environment() | {"COLUMNS": "80"},
+            stdout=terminal,
+            check=True,
+        )
+        shown = os.read(screen, 65536).decode()
+    finally:
+        os.close(screen)
+        os.close(terminal)
+    assert name in shown
+    assert "…" not in shown
 
 
 def test_a_released_message_is_the_one_that_came(quarantine: Quarantine) -> None:
