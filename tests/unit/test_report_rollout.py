@@ -142,7 +142,7 @@ def test_what_becomes_of_bounces_to_an_address_that_cannot_be_signed_is_told(
     batv: Command, reason: str, advice: str
 ) -> None:
     """Each kind of address meets something else, and wants something else."""
-    writer = Writer(batv)
+    writer = JournalWriter(batv)
     writer.sent("a@example.com", reason)
     writer.close()
     (unsigned,) = report(batv).fields["unsigned"]
