@@ -72,7 +72,7 @@ def status(site: Site, *, as_json: bool) -> None:
 @click.pass_obj
 def advance(site: Site, domains: Sequence[str]) -> None:
     """Go one step forward now, whatever the days and the evidence say; without DOMAIN all of them."""
-    _move(site, domains, lambda progress, day: replace(progress.moved(progress.forward(), day, _BY_HAND), held=False))
+    _move(site, domains, lambda progress, day: replace(_moved(progress, progress.forward(), day), held=False))
 
 
 @rollout.command()
@@ -80,7 +80,7 @@ def advance(site: Site, domains: Sequence[str]) -> None:
 @click.pass_obj
 def back(site: Site, domains: Sequence[str]) -> None:
     """Go one step back now; without DOMAIN all of them."""
-    _move(site, domains, lambda progress, day: progress.moved(progress.back(), day, _BY_HAND))
+    _move(site, domains, lambda progress, day: _moved(progress, progress.back(), day))
 
 
 @rollout.command()
@@ -93,7 +93,9 @@ def hold(site: Site, domains: Sequence[str], *, release: bool) -> None:
     _move(site, domains, lambda progress, _: replace(progress, held=not release, reason=reason))
 
 
-_BY_HAND = "moved by hand"
+def _moved(progress: Progress, phase: Phase, day: Day) -> Progress:
+    """Return where a domain stands after a move; from the first phase there is no way back, from the last none on."""
+    return progress if phase is progress.phase else progress.moved(phase, day, "moved by hand")
 
 
 def _move(site: Site, domains: Sequence[str], move: Callable[[Progress, Day], Progress]) -> None:
@@ -107,14 +109,18 @@ def _move(site: Site, domains: Sequence[str], move: Callable[[Progress, Day], Pr
         raise ConfigError('no domain has rollout = "auto"', "set it under the domains that are to be switched on so")
     today = site.today()
 
+    before: dict[str, Progress] = {}
+
     def changed(found: Mapping[str, Progress]) -> dict[str, Progress]:
         begun = {domain: found.get(domain) or Progress(Phase.OBSERVE, today) for domain in chosen}
+        before.update(begun)
         return {**found, **{domain: move(progress, today) for domain, progress in begun.items()}}
 
     after = RolloutStore(Path(settings.state.directory)).change(changed)
     for domain in chosen:
         progress = after[domain]
-        click.echo(f"{domain}: {progress.phase.value}{', held' if progress.held else ''}")
+        held, same = ", held" if progress.held else "", ", as before" if progress == before[domain] else ""
+        click.echo(f"{domain}: {progress.phase.value}{held}{same}")
 
 
 def _automatic(settings: Settings) -> list[str]:

@@ -94,6 +94,15 @@ def test_a_move_begins_to_count_anew(batv: Command) -> None:
     assert (found.since, found.evidence, found.reason) == (TODAY, Evidence(), "moved by hand")
 
 
+@pytest.mark.parametrize(("word", "phase"), [("back", Phase.OBSERVE), ("advance", Phase.ENFORCE)])
+def test_at_either_end_a_domain_stays_as_it_is_and_the_command_says_so(batv: Command, word: str, phase: Phase) -> None:
+    """What was counted in that phase is not thrown away for a step that there is not."""
+    at_the_end = Progress(phase, TODAY + -3, TODAY + -10, evidence=Evidence(0, 12, 40))
+    store(batv).change(lambda _: {"example.com": at_the_end})
+    assert batv("rollout", word).out == f"example.com: {phase.value}, as before\n"
+    assert store(batv).read()["example.com"] == at_the_end
+
+
 def test_a_domain_that_is_not_switched_on_so_is_refused(batv: Command) -> None:
     """A word on it would change nothing."""
     answer = batv("rollout", "advance", "example.net")
