@@ -460,13 +460,16 @@ class Service:
         except (BatvError, FileNotFoundError) as error:
             self._notice(Level.ERROR, "ledger not opened: no reply is rescued", cause=error)
             return None
-        return Ledger(
+        ledger = Ledger(
             Path(settings.state.directory) / "ledger",
             secret,
             lambda: Day.at(self._clock()),
             LedgerLimits(options.keep_days, options.max_octets, options.max_rescues, options.max_bounces_per_recipient),
             lambda domain: policy.for_domain(domain) is not None,
         )
+        if Direction.OUTBOUND in self._directions:
+            ledger.begin()
+        return ledger
 
     def _open_blocklists(self, settings: Settings) -> Blocklists | None:
         if not settings.dnsbl.zones or Direction.INBOUND not in self._directions:

@@ -11,7 +11,8 @@ nobody learns from the files who wrote to whom.
 
 Some addresses have mail that leaves unsigned: they are too long for a tag, or the site exempts some of their mail. For
 each of these there is a hash of the address alone, on every day on which it sends. How far that record goes back is
-told by the files: one that was made by a release which did not keep it says so.
+told by the files: each has a row that says that it was begun under this secret, by a release which keeps the record.
+Another row says that notes of a process may have been lost: then the record begins anew on that day.
 
 Where the site wants to know of a tag that was stolen, the recipients of mail that left with a tag are counted under a
 hash of it, without its signature, and so are the bounces that came to it: each on its day, and what counts is the sum.
@@ -27,7 +28,8 @@ Rules:
 2. Several processes may write and read. What one has noted, it finds at once, and the others after a tenth of a second,
    or after a second where hundreds of messages come in each.
 3. A ledger that cannot be read is one that knows nothing: the caller is told, and does what it would do without one.
-4. What a process has noted and not written yet is lost with it. A power cut may take what the disk did not have.
+4. What a process has noted and not written yet is lost with it. A power cut may take what the disk did not have. The
+   mark that the process leaves behind tells the others, and from its next start on the files do.
 
 Source: RFC 5869 (HKDF); RFC 7693 (BLAKE2); SQLite's documentation of its write-ahead log.
 """
@@ -58,6 +60,7 @@ from batv.errors import DayError, IoError, KeyRingDataError
 from batv.keyring import Secret
 from batv.observe.event import Level, Notice
 from batv.store.files import check_private_folder, locked, read_private, sweep, write_atomically
+from batv.store.mark import Mark, left_behind
 from batv.store.sealing import opened, sealed
 
 if TYPE_CHECKING:
@@ -115,13 +118,18 @@ _UNSIGNED: Final = b"\0unsigned"
 _SOMEBODY: Final = b""
 """Stands there for the address where an entry was dropped: it may have been anybody's."""
 
+_KEPT: Final = b"\0kept"
+"""Stands for the party in the row with which a file begins: the record is kept in it, under this secret."""
+
+_LOST: Final = b"\0lost"
+"""Stands there in the row of a day on which it was found that notes were lost."""
+
 _RECIPIENTS: Final = b"\0recipients"
 _BOUNCES: Final = b"\0bounces"
 """Stand there in the hashes of counts."""
 
 _KEEPS_MORE: Final = 1
-"""The version of files, as SQLite keeps it, from which on they tell from their first hour whose mail left unsigned, and
-how much came back to a tag."""
+"""The version of files, as SQLite keeps it, from which on they tell from their first hour what came back to a tag."""
 
 _COUNTED: Final = "CREATE TABLE IF NOT EXISTS counted (hash INTEGER PRIMARY KEY, times INTEGER NOT NULL)"
 _TABLES: Final = f"""\
@@ -230,7 +238,22 @@ class Ledger:
         self._reading = Lock()
         self._readers: dict[Day, sqlite3.Connection] = {}
         self._listed: tuple[Day, float] | None = None
+        self._marks = False
+        self._mark: Mark | None = None
+        self._anew = 0
         self._days: tuple[Day, ...] = ()
+
+    def begin(self) -> None:
+        """Have a mark while there may be notes that are not written: to be called before mail is noted that leaves.
+
+        Where others have left theirs behind, the record of unsigned mail begins anew. What cannot be done yet is done
+        when the disk takes entries again. It waits for the disk.
+        """
+        self._marks = True
+        try:
+            self._keep_marks()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
 
     # What the proxies call. Nothing here waits for the disk.
 
@@ -278,6 +301,8 @@ class Ledger:
         self._nameless += other._nameless
         for day, rows in waiting.items():
             self._add_unsigned(day, rows)
+        if self._mark is not None:
+            other._remove_mark()
 
     def _add_unsigned(self, day: Day, rows: _Rows) -> None:
         """Let rows wait that may say whose mail left unsigned: where there is no room, it may be anybody's."""
@@ -293,8 +318,13 @@ class Ledger:
                 return False
             self._waiting.setdefault(day, _Rows()).add(rows)
             if self._writer is None:
-                self._writer = Thread(target=self._write_on, name="ledger", daemon=True)
-                self._writer.start()
+                writer = Thread(target=self._write_on, name="ledger", daemon=True)
+                try:
+                    writer.start()
+                except RuntimeError as error:  # as many as the system allows: the next entry tries again
+                    self._fault = error
+                else:
+                    self._writer = writer
         if not self._wake.is_set():
             self._wake.set()
         return True
@@ -305,6 +335,7 @@ class Ledger:
         nameless, self._nameless = self._nameless, 0
         with self._lock:
             dropped, self._dropped = self._dropped, 0
+            anew, self._anew = self._anew, 0
             fault, self._fault = self._fault, None
         if nameless:
             found.append(
@@ -312,6 +343,9 @@ class Ledger:
             )
         if dropped:
             found.append(Notice(Level.WARNING, "mail not noted in the ledger", {"count": dropped}))
+        if anew:
+            what = "notes for the ledger may be lost: the record of unsigned mail begins anew"
+            found.append(Notice(Level.WARNING, what, {"processes": anew}))
         if fault is not None:
             fields = {"ledger": self.directory, "cause": fault}
             found.append(Notice(Level.ERROR, "ledger fails: replies count as it finds them", fields))
@@ -345,8 +379,11 @@ class Ledger:
         try:
             if self._has(lambda day: [self._hash_of(day, each, _UNSIGNED) for each in (sender, _SOMEBODY)]):
                 return True
+            # First the marks: one that is gone meanwhile is in the files.
+            if left_behind(self.directory):
+                return True
             since = self._keeps_unsigned_since()
-        except IoError:  # which the log is told of
+        except (IoError, OSError):  # of the former the log is told
             return True
         return since is None or self._today() - since <= days
 
@@ -412,8 +449,14 @@ class Ledger:
         self._wake.set()
         if self._writer is not None:
             self._writer.join(_CLOSE_SECONDS)
+        elif self._waiting:  # no thread could be started
+            self._write_on()
         with self._reading:
             self._forget_readers()
+        if self.flush(0):
+            self._remove_mark()
+        elif self._mark is not None:
+            self._mark.leave()
 
     # Hashes.
 
@@ -472,17 +515,25 @@ class Ledger:
         return False
 
     def _keeps_unsigned_since(self) -> Day | None:
-        """Return the first day that tells whose mail left unsigned; raises IoError if that is not known."""
+        """Return since when it is told whose mail left unsigned, without a gap; raises IoError if that is not known."""
+        since = None
         with self._reading:
             try:
-                for day in reversed(self._days_on_disk(self._today())):
-                    if self._version(day) >= _KEEPS_MORE:
-                        return day
+                for day in self._days_on_disk(self._today()):
+                    if not self._has_row(day, _KEPT):
+                        break
+                    since = day
+                    if self._has_row(day, _LOST):
+                        break
             except (sqlite3.Error, OSError) as error:
                 self._forget_readers()
                 self._failed(error)
                 raise _unreadable(self.directory, error) from error
-        return None
+        return since
+
+    def _has_row(self, day: Day, what: bytes) -> bool:
+        row = self._hash_of(day, _SOMEBODY, what)
+        return self._reader(day).execute(_FIND, (str([row]),)).fetchone() is not None
 
     def _version(self, day: Day) -> int:
         (version,) = self._reader(day).execute("PRAGMA user_version").fetchone()
@@ -540,6 +591,7 @@ class Ledger:
                 try:
                     if open_day != day or connection is None or rows_since >= _SIZE_ROWS:
                         self._drop_old()
+                        self._keep_marks()
                         rows_since = 0
                     if open_day != day or connection is None:
                         if connection is not None:
@@ -594,7 +646,39 @@ class Ledger:
         with self._lock:
             self._fault = error
 
+    # Marks.
+
+    def _keep_marks(self) -> None:
+        """Make the mark that is wanted, and let the files tell what those say that others have left behind.
+
+        Raises:
+            sqlite3.Error, OSError: it is not done.
+        """
+        if not self._marks:
+            return
+        if self._mark is None:
+            self._make_folder()
+            self._mark = Mark.make(self.directory)
+        left = left_behind(self.directory)
+        if not left:
+            return
+        day = self._today()
+        with closing(self._open(day, _READ_SECONDS)) as connection:
+            connection.execute(_ADD, (str([self._hash_of(day, _SOMEBODY, _LOST)]),))
+        for path in left:
+            path.unlink(missing_ok=True)
+        with self._lock:
+            self._anew += len(left)
+
+    def _remove_mark(self) -> None:
+        if self._mark is not None:
+            with suppress(OSError):  # then the record begins anew for nothing
+                self._mark.remove()
+
     # Files.
+
+    def _make_folder(self) -> None:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
 
     def _path(self, day: Day) -> Path:
         return self.directory / f"{day.iso()}{_SUFFIX}"
@@ -603,7 +687,7 @@ class Ledger:
         """Open the file of a day to write to, and make it if there is none."""
         path = self._path(day)
         if not path.exists():
-            self._make(path)
+            self._make(day, path)
         connection = _connected(path, seconds)
         try:
             # A commit does not wait for the disk; the log of a crashed process is whole all the same.
@@ -614,9 +698,9 @@ class Ledger:
             raise
         return connection
 
-    def _make(self, path: Path) -> None:
-        """Make the file of a day, which has its tables from the moment it has its name."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
+    def _make(self, day: Day, path: Path) -> None:
+        """Make the file of a day, which has its tables and its first row from the moment it has its name."""
+        self._make_folder()
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         # SQLite gives its other files the mode of this one.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -624,6 +708,7 @@ class Ledger:
             with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                 connection.execute(f"PRAGMA page_size = {_PAGE_OCTETS}")
                 connection.executescript(_TABLES)
+                connection.execute(_ADD, (str([self._hash_of(day, _SOMEBODY, _KEPT)]),))
                 connection.execute("PRAGMA journal_mode = WAL")
             with suppress(FileExistsError):  # another process was faster
                 os.link(temporary, path, follow_symlinks=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import pytest
 
 from batv.store.ledger import Ledger, LedgerLimits
@@ -123,6 +126,7 @@ def test_a_reload_while_the_disk_takes_nothing_loses_no_entry(next_hop: Recordin
     """What waited to be written then is written when the disk is well again."""
     with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
         folder = tmp_path / "var/ledger"
+        folder.rename(tmp_path / "aside")
         folder.write_bytes(b"")
         assert send(service).startswith(b"250")
         service.reload()
@@ -195,6 +199,43 @@ def test_of_addresses_too_long_for_a_tag_those_on_record_get_their_bounces(
     with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
         assert bounce(service, _LONG.replace(b"joe", b"Joe")) == ("not-judged", "pass")
         assert bounce(service, _LONG.replace(b"joe", b"ann")) == ("untagged", "discard")
+
+
+def test_a_service_that_is_killed_leaves_nobody_without_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """What it had noted a moment before may be on no record: nobody's bounces are judged by it for a while."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
+        pass
+    record_begun(tmp_path, 9)
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG) == ("untagged", "discard")
+        assert send(service, sender=_LONG).startswith(b"250")
+        os.kill(service.pid, signal.SIGKILL)
+        service.wait()
+    for told in (True, False):
+        with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+            assert bounce(service, _LONG) == ("not-judged", "pass")
+            assert bounce(service, _LONG.replace(b"joe", b"ann")) == ("not-judged", "pass")
+        assert ("the record of unsigned mail begins anew: processes=1" in service.log) is told
+    assert not list(tmp_path.glob("var/ledger/*.mark"))
+
+
+def test_a_worker_that_is_killed_leaves_nobody_without_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """From that moment on, whoever else serves; and after another one is in its place."""
+    settings = _LEDGER + "[smtp]\nworkers = 2\n"
+    with ServiceProcess(tmp_path, next_hop.address, settings):
+        pass
+    record_begun(tmp_path, 9)
+    with ServiceProcess(tmp_path, next_hop.address, settings) as service:
+        assert bounce(service, _LONG) == ("untagged", "discard")
+        victim = psutil.Process(service.pid).children()[0]
+        victim.kill()
+        service.wait_for_log("worker died")
+        assert bounce(service, _LONG) == ("not-judged", "pass")
+        service.wait_for_log("worker listens again")
+        assert bounce(service, _LONG) == ("not-judged", "pass")
+    with ServiceProcess(tmp_path, next_hop.address, settings) as service:
+        assert bounce(service, _LONG) == ("not-judged", "pass")
+        assert "begins anew" not in service.log
 
 
 @pytest.mark.parametrize("why", ["record too young", "no ledger", "leave", "outbound elsewhere", "file damaged"])

@@ -148,10 +148,13 @@ def test_a_record_that_is_younger_than_the_mail_may_be_tells_of_nobody(site: _Si
 
 def test_files_of_a_release_that_kept_no_such_record_do_not_count_for_it(site: _Site) -> None:
     """On the day of an upgrade no genuine bounce is lost."""
-    site.noted()
+    ledger = site.ledger()
+    ledger.note_bounce(b"1")
+    ledger.close()
     (path,) = site.folder.iterdir()
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
-        old.execute("PRAGMA user_version = 0")
+        old.execute("DELETE FROM sent")  # what a file begins with
+    site.noted()
     site.day = _TODAY + 1
     site.noted(1)
     for later, told in ((7, False), (8, False), (9, True)):
@@ -159,6 +162,62 @@ def test_files_of_a_release_that_kept_no_such_record_do_not_count_for_it(site: _
         ledger = site.ledger()
         assert ledger.may_have_left_unsigned(_JOE, 7) is not told
         assert ledger.knows((b"0@x",), _JOE, (_BOB,))
+
+
+def test_files_under_another_secret_do_not_count_for_the_record(site: _Site) -> None:
+    """Nothing in them can be found: not even on the day on which the secret was made anew."""
+    site.noted()
+    anew = Secret(bytes(32))
+    for later, told in ((9, False), (10, False), (17, False), (18, True)):
+        site.day = _TODAY + later
+        assert site.ledger(secret=anew).may_have_left_unsigned(_JOE, 7) is not told
+        if later in {9, 10}:
+            ledger = site.ledger(secret=_SECRET if later == 9 else anew)
+            ledger.note_bounce(b"1")
+            ledger.close()
+
+
+def test_a_process_that_could_not_write_everything_leaves_nobody_on_no_record(site: _Site) -> None:
+    """A stop while the disk takes nothing: others hear of it at once, and the record begins anew when one starts."""
+    site.noted()
+    site.day = _TODAY + 9
+    ledger, other = site.ledger(), site.ledger()
+    ledger.begin()
+    other.begin()
+    assert not other.may_have_left_unsigned(_JOE, 7)
+    in_the_way = site.folder / f"{site.day.iso()}.sqlite3"
+    in_the_way.mkdir()
+    ledger.note_unsigned(_JOE)
+    ledger.close()
+    other.close()
+    in_the_way.rmdir()
+    assert len(list(site.folder.glob("*.mark"))) == 1
+    assert site.ledger().may_have_left_unsigned(_JOE, 7)
+    ledger = site.ledger()
+    ledger.begin()
+    assert [(notice.level, notice.fields) for notice in ledger.notices()] == [(Level.WARNING, {"processes": 1})]
+    ledger.close()
+    assert not list(site.folder.glob("*.mark"))
+    for later, told in ((9, False), (16, False), (17, True)):
+        site.day = _TODAY + later
+        assert site.ledger().may_have_left_unsigned(_JOE, 7) is not told
+
+
+def test_an_entry_waits_where_no_thread_can_be_started(site: _Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mail that was taken is not refused for that; it is written at the end, or with the next entry."""
+
+    def no_more(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ledger = site.ledger()
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", no_more)
+        ledger.note(b"1@x", (_JOE,), (_BOB,))
+        (notice,) = ledger.notices()
+        assert str(notice.fields["cause"]) == "can't start new thread"
+        assert ledger.knows((b"1@x",), _JOE, (_BOB,))
+        ledger.close()
+    assert site.ledger().knows((b"1@x",), _JOE, (_BOB,))
 
 
 def test_nobody_is_told_apart_by_a_record_that_cannot_be_read(site: _Site) -> None:
@@ -360,7 +419,8 @@ def test_two_days_have_no_hash_in_common(site: _Site) -> None:
     for path in sorted(site.folder.iterdir()):
         with closing(sqlite3.connect(path)) as connection:
             found.append({row[0] for row in connection.execute("SELECT hash FROM sent")})
-    assert len(found) == len(found[0]) == len(found[1]) == 2
+    assert len(found) == 2
+    assert len(found[0]) == len(found[1]) == 3  # one says that the record is kept
     assert not found[0] & found[1]
 
 
