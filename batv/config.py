@@ -640,6 +640,11 @@ class DomainSettings(_Section):
         description="what a bounce without a good tag gets that has a sender, and is known by that or by its header;"
         " replies are marked at most; not set: mail with a sender is not judged",
     )
+    exempt_senders: PatternsField = Field(
+        (),
+        description="senders whose mail is not judged as a bounce, neither for them nor for its header; for reports"
+        " that come from `postmaster@`; of use with `on_bounce_with_sender` only",
+    )
     on_listed: Annotated[Disposition, _enum(Disposition, _ON_LISTED)] | None = Field(
         None, description="as `[dnsbl] on_listed`, for this domain; not set: as there"
     )
@@ -1025,6 +1030,10 @@ class Settings(_Section):
             for name in sorted(self.inbound.relay_domains & set(self.domains)):
                 yield "inbound.relay_domains", f"{name} stands under domains too: leave one out"
         yield from self._nowhere_to_keep()
+        for name, domain in self.domains.items():
+            if domain.exempt_senders and domain.on_bounce_with_sender is None:
+                place = f'domains."{name}".exempt_senders'
+                yield place, "mail with a sender is not judged: set on_bounce_with_sender, or leave it out"
         policy = self.policy
         sender, recipient = self.probe.sender, self.probe.recipient
         if sender is not None and policy.for_domain(sender.domain) is None:
@@ -1100,6 +1109,7 @@ class Settings(_Section):
             style=style,
             rescue=domain.rescue,
             on_bounce_with_sender=domain.on_bounce_with_sender,
+            exempt_senders=domain.exempt_senders,
             draft_until=(domain.accept_draft_until or self.tags.accept_draft_until) if strong else None,
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batv.pattern import AddressIndex, NetworkIndex
-from batv.tag import ForeignForm, foreign_form
+from batv.tag import ForeignForm, foreign_form, tag_and_rest
 from batv.verdict import FORGED, SEVERITY, Disposition
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class DomainPolicy:
         looks_on: whether it is put on record what bounces without a tag answer, while the domain is switched on.
         on_bounce_with_sender: what a bounce gets that has no good tag and has a sender; None: mail with a sender is not
             judged.
+        exempt_senders: patterns for senders whose mail is not judged as a bounce, neither for them nor for its header.
         marks: whether bounces to this domain carry a status field.
         with_sender: what is wanted where the bounce has a sender; None: that it is not judged.
     """
@@ -67,9 +68,11 @@ class DomainPolicy:
     rescue: bool = False
     looks_on: bool = False
     on_bounce_with_sender: Disposition | None = None
+    exempt_senders: tuple[Pattern, ...] = ()
     marks: bool = field(init=False)
     with_sender: DomainPolicy | None = field(init=False, repr=False, compare=False)
     _exempt: AddressIndex[str] = field(init=False, repr=False, compare=False)
+    _exempt_senders: AddressIndex[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Work out what is asked for each bounce."""
@@ -77,6 +80,8 @@ class DomainPolicy:
         object.__setattr__(self, "marks", Disposition.MARK in found)
         exempt = AddressIndex((each, str(each).removesuffix("@")) for each in self.exempt_recipients)
         object.__setattr__(self, "_exempt", exempt)
+        senders = AddressIndex((each, str(each)) for each in self.exempt_senders)
+        object.__setattr__(self, "_exempt_senders", senders)
         object.__setattr__(self, "with_sender", self._with_sender())
 
     def left_alone(self, mailbox: Mailbox) -> ForeignForm | None:
@@ -96,6 +101,16 @@ class DomainPolicy:
     def exempt_recipient(self, mailbox: Mailbox) -> str | None:
         """Return the pattern for which a bounce without a tag to this address is not judged, or None."""
         return next(self._exempt.find(mailbox), None) if self._exempt else None
+
+    def exempt_sender(self, mailbox: Mailbox | None) -> str | None:
+        """Return the pattern for which a bounce with this sender is not judged, or None.
+
+        A tag that the sender's own site has put on is no part of who it is.
+        """
+        if mailbox is None or not self._exempt_senders:
+            return None
+        parts = tag_and_rest(mailbox)
+        return next(self._exempt_senders.find(mailbox if parts is None else parts[1]), None)
 
     def limited(self, limit: Callable[[Disposition], Disposition]) -> DomainPolicy:
         """Return the policy with every disposition replaced by what a limit makes of it."""

@@ -313,7 +313,12 @@ class VerifyingStage:
         wanted = domain if reverse_path.null else domain.with_sender
         if wanted is None:
             return self._without_tag(path, mailbox)
-        decision = self._as_wanted(self._judged(path, mailbox, wanted, rings, day), mailbox, wanted, client, day)
+        decision = self._judged(path, mailbox, wanted, rings, day)
+        pattern = wanted.exempt_sender(reverse_path.mailbox)
+        if pattern is None:
+            decision = self._as_wanted(decision, mailbox, wanted, client, day)
+        elif decision.verdict in FORGED:
+            decision = self._not_judged(decision, f"exempt_senders has {pattern}")
         if reverse_path.null:
             return decision
         clue = clue_of_sender(reverse_path.mailbox)
@@ -370,14 +375,7 @@ class VerifyingStage:
         if decision.verdict is not _VALID and decision.verdict in FORGED:
             why = self._exempt(decision.verdict, mailbox, domain, client, day)
             if why is not None:
-                disposition = Disposition.PASS if decision.key_number is None else Disposition.REWRITE
-                return decision._replace(
-                    verdict=Verdict.NOT_JUDGED,
-                    disposition=disposition,
-                    reason=f"exempt: {why}",
-                    status=None,
-                    exempt=True,
-                )
+                return self._not_judged(decision, why)
         if client.listed:
             decision = self._worsened(decision, domain, client.listed)
         return self._to_be_asked(decision, mailbox, domain) if decision.verdict is Verdict.UNTAGGED else decision
@@ -419,6 +417,14 @@ class VerifyingStage:
             return f"exempt_recipients has {pattern}"
         exemption = self.policy.exemptions.of_sender(mailbox, day) if self.policy.exemptions else None
         return None if exemption is None else exemption.name
+
+    @staticmethod
+    def _not_judged(decision: Decision[ForwardPath], why: str) -> Decision[ForwardPath]:
+        """Return what becomes of a bounce that would count as forged and is exempt; its tag is taken off."""
+        disposition = Disposition.PASS if decision.key_number is None else Disposition.REWRITE
+        return decision._replace(
+            verdict=Verdict.NOT_JUDGED, disposition=disposition, reason=f"exempt: {why}", status=None, exempt=True
+        )
 
     def _judged(
         self, path: ForwardPath, mailbox: Mailbox, domain: DomainPolicy, rings: KeyRings, day: Day

@@ -95,15 +95,7 @@ class Causes:
             return "a genuine bounce goes on, its tag taken off"
         if verdict is Verdict.FOREIGN and policy is None:
             return f"there is no {table}, and [inbound] relay_domains does not have it"
-        if verdict is Verdict.NOT_JUDGED and policy is not None and policy.left_alone(address) is not None:
-            return f"{table} leave_forms"
-        if verdict is Verdict.NOT_JUDGED and policy is not None and policy.exempt_recipient(address) is not None:
-            return f"{table} exempt_recipients"
-        if verdict is Verdict.NOT_JUDGED and policy is None:
-            return "[inbound] relay_domains"
-        if verdict is Verdict.NOT_JUDGED and reason == Obstacle.TOO_LONG.value:
-            return self._too_long(reason)
-        return reason
+        return self._left_alone(address, policy, reason) if verdict is Verdict.NOT_JUDGED else reason
 
     def of_recipient(
         self,
@@ -243,6 +235,18 @@ class Causes:
             return Cause("mail whose sender is not null is not judged", "its sender would have to be null")
         rule = f"{self._table(address)} on_bounce_with_sender: neither sender nor header shows a bounce"
         return Cause(rule, "its sender would have to be null, or a mail system's")
+
+    def _left_alone(self, address: Mailbox, policy: DomainPolicy | None, reason: str) -> str:
+        """Return the rule by which a bounce to an address is not judged."""
+        if policy is None:
+            return "[inbound] relay_domains"
+        if policy.left_alone(address) is not None:
+            return f"{self._table(address)} leave_forms"
+        if "exempt: exempt_senders has " in reason:
+            return f"{self._table(address)} exempt_senders"
+        if policy.exempt_recipient(address) is not None:
+            return f"{self._table(address)} exempt_recipients"
+        return self._too_long(reason) if reason == Obstacle.TOO_LONG.value else reason
 
     def _of_left_alone(self, rule: str, reason: str) -> Cause:
         exempt = reason.partition("exempt: ")[2]

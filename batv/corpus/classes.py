@@ -165,7 +165,12 @@ def _judging(scene: Scene, address: Address, nature: Nature) -> DomainPolicy | N
 
 
 def _expected(
-    scene: Scene, address: Address, nature: Nature = Nature.NULL, *, ending: Ending = Ending.MESSAGE
+    scene: Scene,
+    address: Address,
+    nature: Nature = Nature.NULL,
+    *,
+    reverse_path: str = "<>",
+    ending: Ending = Ending.MESSAGE,
 ) -> Recipient:
     path = f"<{_text(address.mailbox)}>"
     passed = Disposition.REWRITE if address.bare != address.mailbox else Disposition.PASS
@@ -179,7 +184,7 @@ def _expected(
             f"<{_text(address.bare)}>",
             "the sender is not null",
         )
-    if scene.ground.exempt(address.verdict, address.mailbox, scene.client):
+    if scene.ground.exempt(address.verdict, address.mailbox, scene.client, reverse_path):
         address = replace(address, verdict=Verdict.NOT_JUDGED, why="exempt")
     policy = _judging(scene, address, nature) if address.verdict in FORGED else None
     if policy is not None:
@@ -503,7 +508,7 @@ def _dsn(
     report = _report(scene, _text(addresses[0].mailbox), action)
     octets = dialect.write(report)
     nature = Nature.NULL if reverse_path == "<>" else Nature.BOUNCE
-    recipients = [_expected(scene, address, nature) for address in addresses]
+    recipients = [_expected(scene, address, nature, reverse_path=reverse_path) for address in addresses]
     return _entry(
         scene, kind, dialect.name, helo=report.host, reverse_path=reverse_path, recipients=recipients, octets=octets
     ), octets
@@ -546,15 +551,16 @@ def _automatic(
         answers = None
         if found.verdict is Verdict.UNTAGGED:
             answers = _answered(report, found.bare, report.recipient)
-        if _rescued(scene, found, nature):
+        reverse_path = f"<{report.recipient}>" if with_sender else "<>"
+        if _rescued(scene, found, nature, reverse_path):
             found = replace(found, verdict=Verdict.RESCUED, why="answers what this user has sent")
         entry = _entry(
             scene,
             name,
             what,
             helo=report.host,
-            reverse_path=f"<{report.recipient}>" if with_sender else "<>",
-            recipients=(_expected(scene, found, nature),),
+            reverse_path=reverse_path,
+            recipients=(_expected(scene, found, nature, reverse_path=reverse_path),),
             octets=octets,
         )
         return replace(entry, answers=answers), octets
@@ -600,8 +606,8 @@ def _harvested(scene: Scene) -> tuple[Entry, bytes]:
     return replace(entry, answers=answers), octets
 
 
-def _rescued(scene: Scene, address: Address, nature: Nature) -> bool:
-    exempt = scene.ground.exempt(address.verdict, address.mailbox, scene.client)
+def _rescued(scene: Scene, address: Address, nature: Nature, reverse_path: str) -> bool:
+    exempt = scene.ground.exempt(address.verdict, address.mailbox, scene.client, reverse_path)
     if address.verdict is not Verdict.UNTAGGED or exempt:
         return False
     policy = _judging(scene, address, nature)

@@ -13,6 +13,7 @@ from batv.address import Mailbox
 from batv.errors import ConfigError
 from batv.keyring import KEY_NUMBERS, Key, Role, Secret
 from batv.signing import sign_with
+from batv.smtp.path import parse_mail
 from batv.tag import Placement, Scheme, Tag, put_on
 from batv.verdict import FORGED, Verdict
 
@@ -78,14 +79,16 @@ class Ground:
             raise LookupError(domain)
         return found
 
-    def exempt(self, verdict: Verdict, mailbox: Mailbox, client: str) -> bool:
+    def exempt(self, verdict: Verdict, mailbox: Mailbox, client: str, reverse_path: str) -> bool:
         """Whether a bounce from a client that would count as forged, with this verdict, is not judged."""
         if verdict in FORGED and self.policy.exempt_client(client):
             return True
-        if verdict is not Verdict.UNTAGGED:
-            return False
         policy = self.policy.for_domain(mailbox.domain)
         if policy is None:
+            return False
+        if verdict in FORGED and policy.exempt_sender(parse_mail(f"FROM:{reverse_path}".encode()).path.mailbox):
+            return True
+        if verdict is not Verdict.UNTAGGED:
             return False
         return bool(policy.exempt_recipient(mailbox) or self.policy.exemptions.of_sender(mailbox, self.day))
 

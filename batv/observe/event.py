@@ -71,6 +71,7 @@ class RecipientOutcome(NamedTuple):
         reason: one clause that says why.
         key_number: number of the key in the tag, or that signed; None without a tag.
         reply: what the client was told: at RCPT where the recipient was refused, else at the end of the message.
+        exempt: whether an exemption of the site decided.
     """
 
     forward_path: str
@@ -79,6 +80,7 @@ class RecipientOutcome(NamedTuple):
     reason: str
     key_number: int | None
     reply: str
+    exempt: bool = False
 
 
 class Misnamed(NamedTuple):
@@ -134,8 +136,8 @@ class TransactionEnded(NamedTuple):  # a frozen dataclass of so many fields take
 
     @property
     def bounce(self) -> bool:
-        """Whether it was judged as a bounce, with a sender or without."""
-        return self.null_sender or any(outcome.verdict in _JUDGED for outcome in self.recipients)
+        """Whether it was judged as a bounce, with a sender or without, or would have been but for an exemption."""
+        return self.null_sender or any(each.exempt or each.verdict in _JUDGED for each in self.recipients)
 
 
 @dataclass(frozen=True, slots=True)

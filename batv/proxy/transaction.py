@@ -445,6 +445,7 @@ class Transaction:
                     clean(decision.reason),
                     decision.key_number,
                     said if said and recipient.accepted else _text(recipient.reply),
+                    decision.exempt,
                 )
             )
         return TransactionEnded(

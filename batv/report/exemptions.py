@@ -166,6 +166,8 @@ def _options(policy: Policy) -> Iterator[tuple[str, str]]:
     for domain in policy.domains.values():
         for pattern in domain.exempt_recipients:
             yield f"exempt_recipients has {str(pattern).removesuffix('@')}", "domains.D.exempt_recipients"
+        for pattern in domain.exempt_senders:
+            yield f"exempt_senders has {pattern}", "domains.D.exempt_senders"
 
 
 def _text(record: Mapping[str, object], field_name: str) -> str:

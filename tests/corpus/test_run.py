@@ -51,6 +51,8 @@ on_bad_signature = "reject"
 scheme = "strong"
 placement = "subaddress"
 exempt_recipients = ["*e"]
+on_bounce_with_sender = "discard"
+exempt_senders = ["mailer-daemon@"]
 
 [tags]
 scheme = "strong"

@@ -11,6 +11,7 @@ from batv.bounce import clue_in
 from batv.observe.event import Direction
 from tests.integration.test_real_bounces import on_the_wire
 from tests.integration.test_rescue import reply, report, send
+from tests.support.command import process
 from tests.support.next_hop import CLOSE, Answer, RecordingNextHop, Stage
 from tests.support.recorder import recorded
 from tests.support.relay import LOOPS
@@ -113,6 +114,27 @@ def test_a_bounce_meets_what_the_domain_wants_whatever_shows_it(
     assert [message.content for message in next_hop.messages] == [*expected, valid_field + content]
     kept = sorted(tmp_path.glob("var/quarantine/new/*"))
     assert [path.read_bytes().count(b"0123456789" * 7 + b"\n") for path in kept] == [2000] * (wanted == "quarantine")
+
+
+def test_mail_of_an_exempt_sender_arrives_untouched_and_is_counted(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Known by its header or by its sender; what is exempt is on record, and letters of the same sender are not."""
+    options = 'exempt_senders = ["dmarc-*@", "postmaster@*.peer.example"]\n'
+    known, unknown = report(), _ORDINARY
+    with judging(tmp_path, next_hop, "discard", options) as service, SmtpClient(service.inbound) as client:
+        for sender, content in (
+            (b"dmarc-noreply@peer.example", known),
+            (b"dmarc-noreply@peer.example", unknown),
+            (b"postmaster@mx.peer.example", unknown),
+        ):
+            assert client.mail(sender, [_JOE], content).code == 250
+        assert client.mail(b"robot@peer.example", [_JOE], known).code == 250
+        assert [record["verdict"] for record in service.journal()] == ["not-judged", "not-judged", "untagged"]
+        told = process("report", "exemptions", "--json", folder=tmp_path).fields
+    assert [message.content for message in next_hop.messages] == [known, unknown, unknown]
+    assert {each["name"]: each["not_judged"] for each in told["exemptions"]} == {
+        "exempt_senders has dmarc-*@": 1,
+        "exempt_senders has postmaster@*.peer.example": 1,
+    }
 
 
 @pytest.mark.parametrize("content", [reply(), report()], ids=["reply", "report"])

@@ -180,6 +180,19 @@ def test_a_message_with_a_sender_is_judged_by_what_its_domain_wants(batv: Comman
     assert "neither sender nor header shows a bounce" in ordinary["rule"]
 
 
+def test_a_message_of_an_exempt_sender_is_said_to_be_exempt(batv: Command) -> None:
+    """With the setting and the pattern, also where its recipient is exempt besides."""
+    wanting(batv, "reject")
+    there = 'on_bounce_with_sender = "reject"\n'
+    more = 'exempt_senders = ["robot@*.example.org", "robot@"]\nexempt_recipients = ["joe"]\n'
+    batv.config.write_text(batv.config.read_text().replace(there, there + more))
+    (said,) = batv("explain", "--message", message(batv, SENDER + BOUNCE), "--json").fields["recipients"]
+    assert (said["verdict"], said["disposition"]) == ("not-judged", "pass")
+    assert said["reason"] == "report on delivery; exempt: exempt_senders has robot@"
+    assert said["rule"] == '[domains."example.com"] exempt_senders'
+    assert 'change [domains."example.com"] exempt_senders in ' in said["to_change_it"]
+
+
 def test_the_record_of_a_bounce_with_a_sender_names_its_setting(batv: Command) -> None:
     """Not that of bounces without one; and says when it is there no more."""
     recorded(batv, RECORD._replace(null_sender=False, reverse_path="<mailer-daemon@peer.example>"))

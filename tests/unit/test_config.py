@@ -667,6 +667,23 @@ def test_a_budget_needs_a_ledger_to_count_in_and_room_for_what_is_beyond_it() ->
     assert parsed(on).ledger.max_bounces_per_recipient == 2
 
 
+def test_senders_are_exempt_only_where_mail_with_a_sender_is_judged() -> None:
+    """Elsewhere it would say nothing, and whoever wrote it believes that it does."""
+    senders = ('domains."example.com"', "exempt_senders", '["postmaster@*.example.org", "dmarc-*@"]')
+    text = text_of(senders)
+    number = text.splitlines().index(f"exempt_senders = {senders[2]}") + 1
+    (said,) = errors_of(text)
+    assert said == (
+        f'batv.toml:{number}: domains."example.com".exempt_senders: mail with a sender is not judged: set'
+        " on_bounce_with_sender, or leave it out"
+    )
+    judging = (senders[0], senders[1], f'{senders[2]}\non_bounce_with_sender = "mark"')
+    domain = parsed(text_of(judging)).policy.domains[b"example.com"]
+    report = Mailbox(b"DMARC-noreply", b"peer.example")
+    assert domain.with_sender is not None
+    assert domain.with_sender.exempt_sender(report) == "dmarc-*@"
+
+
 def test_rescue_needs_a_ledger() -> None:
     """Without one it would rescue nothing, and nobody would know why."""
     text = text_of(('domains."example.com"', "rescue", "true"))

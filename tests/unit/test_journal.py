@@ -136,6 +136,17 @@ def test_a_bounce_with_a_sender_is_in_the_journal_for_each_recipient(journal: Jo
     assert [record["verdict"] for record in records(journal.path)] == [OUTCOME.verdict.value, "not-a-bounce"]
 
 
+def test_a_bounce_with_a_sender_that_is_exempt_is_in_the_journal_and_ordinary_mail_that_is_not_judged_is_not(
+    journal: Journal,
+) -> None:
+    """Who keeps an exemption has to see what it is good for; mail that is relayed was never asked about."""
+    left_alone = OUTCOME._replace(verdict=Verdict.NOT_JUDGED, disposition=Disposition.PASS)
+    event = _EVENT._replace(null_sender=False, reverse_path="<mailer-daemon@peer.example>", recipients=(left_alone,))
+    assert not journal.write(event)
+    assert journal.write(event._replace(recipients=(left_alone._replace(exempt=True),)))
+    assert [record["verdict"] for record in records(journal.path)] == ["not-judged"]
+
+
 def test_outbound_mail_is_in_the_journal(journal: Journal) -> None:
     """Whoever asks whether a bounce is genuine looks for what was sent."""
     assert journal.write(_EVENT._replace(direction=Direction.OUTBOUND, null_sender=False))

@@ -97,13 +97,15 @@ def test_the_hits_of_each_exemption_are_counted_with_the_last_day(batv: Command)
 
 def test_what_the_proxies_write_of_an_exemption_is_what_is_counted(batv: Command) -> None:
     """If the words of the journal changed, every exemption would seem to be of no use."""
-    batv.config.write_text(
-        batv.config.read_text()
-        .replace("[outbound]", "[outbound]\nexempt_own_domains = true")
-        .replace('senders = ["robot-*@"]', 'owner = "ops"\nsenders = ["robot-*@"]')
-    )
+    settings = batv.config.read_text()
+    for there, more in (
+        ("[outbound]\n", "exempt_own_domains = true\n"),
+        ('[domains."example.com"]\n', 'on_bounce_with_sender = "mark"\nexempt_senders = ["*@dmarc.example"]\n'),
+        ('senders = ["robot-*@"]\n', 'owner = "ops"\n'),
+    ):
+        settings = settings.replace(there, there + more)
+    batv.config.write_text(settings)
     policy = parse(batv.config.read_text(), str(batv.config), str(batv.folder)).policy
-    client = Client("198.51.100.7")
     writer = JournalWriter(batv)
     for sender, recipient in (
         ("joe@example.com", "x@lists.peer.example"),
@@ -113,14 +115,16 @@ def test_what_the_proxies_write_of_an_exemption_is_what_is_counted(batv: Command
         path, to = parse_mail(f"FROM:<{sender}>".encode()).path, parse_rcpt(f"TO:<{recipient}>".encode()).path
         decision = SigningStage(policy).sender_for(path, to, Client("127.0.0.1"), RINGS, TODAY)
         writer.sent(sender, decision.reason.removeprefix("unsigned: "))
-    for recipient, who in (
-        ("robot-1@example.com", Client("11.0.0.9")),
-        ("fax-7@example.com", Client("11.0.0.9")),
-        ("postmaster@example.com", Client("11.0.0.9")),
-        ("joe@example.com", client),
+    other, system = Client("11.0.0.9"), parse_mail(b"FROM:<postmaster@dmarc.example>").path
+    for recipient, who, reverse_path in (
+        ("robot-1@example.com", other, NULL_REVERSE_PATH),
+        ("fax-7@example.com", other, NULL_REVERSE_PATH),
+        ("postmaster@example.com", other, NULL_REVERSE_PATH),
+        ("joe@example.com", Client("198.51.100.7"), NULL_REVERSE_PATH),
+        ("joe@example.com", other, system),
     ):
         path_to = parse_rcpt(f"TO:<{recipient}>".encode()).path
-        judged = VerifyingStage(policy).recipient(NULL_REVERSE_PATH, path_to, who, RINGS, TODAY)
+        judged = VerifyingStage(policy).recipient(reverse_path, path_to, who, RINGS, TODAY)
         writer.bounce(recipient, judged.verdict, judged.disposition, reason=judged.reason)
     writer.close()
     assert numbers(report(batv)) == {
@@ -131,6 +135,7 @@ def test_what_the_proxies_write_of_an_exemption_is_what_is_counted(batv: Command
         "exempt_clients has 198.51.100.0/24": (0, 1),
         "exempt_recipients has postmaster": (0, 1),
         "exempt_recipients has fax-*": (0, 1),
+        "exempt_senders has *@dmarc.example": (0, 1),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from batv.address import NULL_REVERSE_PATH, ForwardPath, Mailbox, ReversePath
@@ -708,6 +710,47 @@ def test_a_bounce_with_a_sender_may_be_rescued_exempt_or_worse_for_a_list() -> N
         Disposition.QUARANTINE,
         "sender is a mail system; no tag; z.example lists the client",
     )
+
+
+@pytest.mark.parametrize("wanted", _WANTED)
+@pytest.mark.parametrize("path", ["<joe@local.example>", "<prvs=0787000000=joe@local.example>"])
+def test_mail_of_an_exempt_sender_is_not_judged_neither_for_that_nor_for_its_header(
+    wanted: Disposition, path: str
+) -> None:
+    """Reports that a postmaster sends are no bounces; the journal says by which pattern they passed."""
+    patterns = ("Mailer-Daemon@*.peer.example", "an*@")
+    exempting = with_sender(wanted, exempt_senders=tuple(map(Pattern.parse, patterns)))
+    bare = "<joe@local.example>"
+    passed = Disposition.PASS if path == bare else Disposition.REWRITE
+    for_sender = met(exempting, path, DAEMON)
+    (for_header,) = together(exempting, Clue.REPORT, path)
+    for decision, clue, pattern in (
+        (for_sender, Clue.SENDER, "mailer-daemon@*.peer.example"),
+        (for_header, Clue.REPORT, "an*@"),
+    ):
+        assert (decision.verdict, decision.disposition, decision.exempt) == (Verdict.NOT_JUDGED, passed, True)
+        assert (decision.path.octets.decode(), decision.status) == (bare, None)
+        assert decision.reason == f"{clue}; exempt: exempt_senders has {pattern}"
+
+
+def test_an_exemption_of_senders_is_for_those_senders_in_that_domain_alone() -> None:
+    """A good tag is good; bounces without a sender, other senders and other domains are judged as ever."""
+    patterns = (Pattern.parse("mailer-daemon@mx.peer.example"),)
+    exempting = DomainPolicy(Disposition.REJECT, on_bounce_with_sender=Disposition.REJECT, exempt_senders=patterns)
+    judging = replace(exempting, exempt_senders=())
+    stage = VerifyingStage(Policy({b"local.example": exempting, b"other.example": judging}))
+    assert met(stage, tagged("joe@local.example"), DAEMON).verdict is Verdict.VALID
+    signed = parse_mail(b"FROM:<prvs=1328aabbcc=mailer-daemon@mx.peer.example>").path
+    assert met(stage, "<joe@local.example>", signed).verdict is Verdict.NOT_JUDGED
+    postmaster = parse_mail(b"FROM:<postmaster@mx.peer.example>").path
+    for path, reverse_path in (
+        ("<joe@local.example>", NULL_REVERSE_PATH),
+        ("<joe@local.example>", postmaster),
+        ("<joe@other.example>", DAEMON),
+    ):
+        decision = met(stage, path, reverse_path)
+        assert (decision.verdict, decision.disposition) == (Verdict.UNTAGGED, Disposition.REJECT)
+    assert together(stage, Clue.REPORT, "<joe@local.example>")[0].disposition is Disposition.REJECT
 
 
 def test_while_the_day_is_in_doubt_the_header_withholds_nothing() -> None:
