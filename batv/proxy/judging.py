@@ -6,6 +6,7 @@ Rules:
    answer can change what becomes of the recipient.
 2. What cannot be looked up makes no bounce fare worse than it would without the ledger.
 3. What the ledger is asked blocks, and is asked in a thread; what it is told waits in memory.
+4. Against a budget counts what the ledger knows of, and what is under way in this process: many may come at once.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ __all__ = ["account_at", "ask_lists", "by_content", "decide", "decide_alone", "l
 
 _MAX_SENDERS: Final = 8
 """Addresses that replies to a message may go to, of which the ledger keeps note."""
+
+_MAX_LOOKED_ON: Final = 50
+"""Recipients of one message whom the ledger is asked about for the record alone; bounces have one."""
 
 
 def ask_lists(side: Side, path: ReversePath, client: Client) -> Inquiry | None:
@@ -113,15 +117,19 @@ async def by_content(
 
 
 async def look_on(transaction: Transaction, first: bytes) -> None:
-    """Put on record what the first part of a message answers, about recipients for whom that changes nothing yet."""
+    """Put on record what the first part of a message answers, about recipients for whom that changes nothing yet.
+
+    Of the recipients of one message the first 50 are looked up: a forged message may name a thousand.
+    """
     ledger = transaction.side.ledger
     if ledger is None:
         return
     # Once for all recipients: it takes hundredths of a second where a message is made to.
     claims = await asyncio.to_thread(_claimed, first)
-    for recipient in (*transaction.forwarded, *transaction.held):
+    looking_on = [each for each in (*transaction.forwarded, *transaction.held) if each.decision.looks_on]
+    for recipient in looking_on[:_MAX_LOOKED_ON]:
         mailbox = recipient.decision.path.mailbox
-        if recipient.decision.looks_on and mailbox is not None:
+        if mailbox is not None:
             found = await asyncio.to_thread(_found, ledger, mailbox.octets, claims)
             recipient.decide(transaction.stage.content(recipient.decision, claims, found))
 
@@ -189,10 +197,12 @@ async def _within_budget(
     side = transaction.side
     if side.ledger is None or decision.disposition is Disposition.QUARANTINE:
         return decision
+    under_way = transaction.charge(account)  # before it is waited: who comes meanwhile finds it
     try:
         found = await asyncio.to_thread(side.ledger.account, account)
     except BatvError:  # which the ledger itself tells of
         return decision
+    found = replace(found, bounces=found.bounces + under_way)
     if not found.overdrawn(_budget(side)) or not side.quarantine.has_room:
         return decision
     overdrawn = transaction.stage.overdrawn(decision, found)

@@ -28,12 +28,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batv.access import within
 from batv.bounce import clue_in
-from batv.errors import BatvError, OriginError, PathError, QuarantineFullError
+from batv.errors import BatvError, IoError, OriginError, PathError, QuarantineFullError
 from batv.net.connection import NextHopFault
 from batv.observe.event import Direction, Level, Notice, TransactionEnded
 from batv.proxy.identity import RECEIVED_OCTETS, Identity
@@ -54,6 +55,8 @@ from batv.stage import DeferringStage, judged_together
 from batv.verdict import Disposition, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batv.address import ForwardPath, ReversePath
     from batv.bounce import Clue
     from batv.net.next_hop import Route
@@ -663,13 +666,13 @@ class ProxySession:
 
         Where it cannot be recorded that a message was discarded, the client keeps the message. Where the next hop has
         taken it for other recipients that would have it delivered to them again and again: then the log line is the
-        record.
+        record. So it is, too, where no thread can be started.
         """
         journal = self._side.journal
         event = transaction.ended(self._identifier, self._identity.client, reply)
         try:
             if journal.write(event) and journal.fsync:
-                await asyncio.to_thread(journal.sync)
+                await _in_thread(journal.sync)
         except BatvError as error:
             self._notice(Level.ERROR, "journal not written", error)
             transaction.cause = transaction.cause or f"journal not written: {error}"
@@ -697,11 +700,13 @@ class ProxySession:
 
     def _close(self, transaction: Transaction, event: TransactionEnded) -> None:
         self._transaction = None
+        transaction.discharge()
         self._forget_gathered(transaction)
         if transaction.rescued and self._side.ledger is not None:
             # In a thread, which nobody waits for: it is only a count.
             loop = asyncio.get_running_loop()
-            loop.run_in_executor(None, self._side.ledger.give_back_rescue, transaction.rescued)
+            with suppress(RuntimeError):  # nor is it worth another reply where no thread can be started
+                loop.run_in_executor(None, self._side.ledger.give_back_rescue, transaction.rescued)
         transaction.drop()
         if transaction.quarantined is not None:
             transaction.quarantined.abandon()
@@ -739,6 +744,14 @@ class ProxySession:
     def _notice(self, level: Level, what: str, error: Exception) -> None:
         fields = {"session": self._identifier, "relay": self._side.next_hop, "cause": error}
         self._side.observer(Notice(level, what, fields))
+
+
+async def _in_thread(blocks: Callable[[], None]) -> None:
+    """Call what blocks, and wait for it; raises IoError where there is no thread to call it in."""
+    try:
+        await asyncio.to_thread(blocks)
+    except RuntimeError as error:
+        raise IoError(f"cannot start a thread: {error}", "let the system allow more of them") from error
 
 
 def _goes_alone(transaction: Transaction, recipient: Recipient) -> bool:

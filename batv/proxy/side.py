@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Side:
         blocklists: asked about clients who bring bounces; None for no lists.
         guessing: counts failed tags; None for not.
         ledger: knows what was sent to whom; None for no ledger.
+        open_bounces: how many bounces are under way to each tag whose bounces are counted.
         gathered_octets: octets of messages that are looked at before it is decided whether they go on.
         says_full_from: when, in seconds of the event loop, the log may say again that the quarantine is full.
         says_overdrawn_from: when it may say again that a tag has more bounces than its mail should have.
@@ -90,6 +92,7 @@ class Side:
     blocklists: Blocklists | None = None
     guessing: Guessing | None = None
     ledger: Ledger | None = None
+    open_bounces: Counter[bytes] = field(default_factory=Counter)
     gathered_octets: int = 0
     says_full_from: float = 0.0
     says_overdrawn_from: float = 0.0

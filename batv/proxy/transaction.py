@@ -138,6 +138,7 @@ class Transaction:
         watched: a copy of it, where it goes on record what the message answers; else None.
         clue: what the header shows of a message that has a sender; None where it shows nothing, or was not looked at.
         refusal: the reply to the message, where that is settled before its end.
+        charged: tags for which it counts among the bounces under way, once for each recipient.
         rescued: address or account for which the message is counted as let through, until it is delivered.
         octets: octets of the message so far, as received.
         relay: the server that it goes on to, or the servers that it might go to.
@@ -176,6 +177,7 @@ class Transaction:
     watched: bytearray | None = None
     clue: Clue | None = None
     refusal: Reply | None = None
+    charged: list[bytes] = field(default_factory=list)
     rescued: bytes = b""
     octets: int = 0
     relay: str = ""
@@ -376,6 +378,23 @@ class Transaction:
         connection, self._connection = self._connection, None
         if connection is not None:
             self.route.drop(connection, politely=not self.receiving)
+
+    def charge(self, account: bytes) -> int:
+        """Count a recipient among the bounces under way to a tag, and return how many there were before it."""
+        under_way = self.side.open_bounces
+        before = under_way[account]
+        under_way[account] = before + 1
+        self.charged.append(account)
+        return before
+
+    def discharge(self) -> None:
+        """Count its recipients there no more: it is over, and noted if it was delivered."""
+        charged, self.charged = self.charged, []
+        under_way = self.side.open_bounces
+        under_way.subtract(charged)
+        for account in charged:
+            if not under_way[account]:
+                del under_way[account]
 
     def take_back(self) -> None:
         """Take the message out of the quarantine again: the client keeps it after all."""

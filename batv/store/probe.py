@@ -6,6 +6,7 @@ The command writes it; the service reads it, and with it steps back a domain who
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from batv.errors import TryAgainError
@@ -52,7 +53,7 @@ class ProbeStore:
                 return Probes()
             outcome = table["outcome"]
             return Probes(
-                float(table["began"]), _outcome(outcome) if outcome is not None else None, _seconds(table["worked"])
+                _finite(table["began"]), _outcome(outcome) if outcome is not None else None, _seconds(table["worked"])
             )
 
     def begin(self, now: float) -> None:
@@ -109,10 +110,17 @@ def _outcome(fields: Mapping[str, object]) -> Outcome:
         Loop(fields["loop"]),
         str(fields["reason"]),
         str(fields["sender"]),
-        float(str(fields["ended"])),
+        _finite(fields["ended"]),
         _seconds(fields["bounce_seconds"]),
     )
 
 
 def _seconds(value: object) -> float | None:
-    return None if value is None else float(str(value))
+    return None if value is None else _finite(value)
+
+
+def _finite(value: object) -> float:
+    seconds = float(str(value))
+    if not isfinite(seconds):  # it is neither before nor after any time
+        raise ValueError(f"{value} is no time")
+    return seconds

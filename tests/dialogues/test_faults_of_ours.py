@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -116,6 +117,38 @@ def test_a_quarantine_that_was_full_for_a_while_keeps_no_message_with_a_hole(loo
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             assert await client.say(b"end\r\n.") == LATER
             assert list(relay.quarantine.parent.glob("*/*")) == []
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("direction", [Direction.OUTBOUND, Direction.INBOUND])
+def test_what_the_next_hop_has_taken_is_not_sent_again_where_no_thread_can_be_started(
+    direction: Direction, loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disk and ledger are written to by threads. What would exist in its record alone stays with its client."""
+
+    def no_more(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        changes = {"ledger": {"enabled": True}, "journal": {"fsync": True}}
+        async with recorded(tmp_path, direction, changes) as (client, recorder, relay):
+            outbound = direction is Direction.OUTBOUND
+            with monkeypatch.context() as patch:
+                patch.setattr(Thread, "start", no_more)
+                await client.say(b"MAIL FROM:<joe@example.com>" if outbound else b"MAIL FROM:<>")
+                await client.say(b"RCPT TO:<bob@peer.example>" if outbound else GOOD)
+                await client.say(b"DATA")
+                assert (await client.say(b"Message-ID: <1@x>\r\n."))[:3] == b"250"
+                if not outbound:
+                    await client.say(b"MAIL FROM:<>")
+                    await client.say(FORGED)
+                    await client.say(b"DATA")
+                    assert await client.say(b"Subject: x\r\n.") == LATER
+            assert len(recorder.messages) == 1
+            assert any("can't start new thread" in str(event) for event in relay.events)
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(test())

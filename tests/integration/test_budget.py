@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import pytest
 
 from batv.budget import SPARE_BOUNCES
+from tests.support.next_hop import Answer, Stage
 from tests.support.service import ServiceProcess
 from tests.support.smtp_client import SmtpClient
 from tests.support.waiting import until
@@ -142,6 +146,46 @@ def test_nothing_is_withheld_where_the_budget_cannot_be_known_or_kept(
         SmtpClient(service.inbound) as client,
     ):
         overdraw(client, service, 3)
+
+
+def test_bounces_that_come_at_once_have_no_more_than_the_budget(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Whoever stole the tag may name it on forty connections before a single message is over."""
+    with ServiceProcess(tmp_path, next_hop.address, _BUDGET) as service, ExitStack() as clients:
+        send(service)
+        next_hop.forget()
+        crowd = [clients.enter_context(SmtpClient(service.inbound)) for _ in range(40)]
+        for line in (b"MAIL FROM:<>", b"RCPT TO:<" + service.tagged(_JOE) + b">", b"DATA", _JUNK + b"."):
+            for client in crowd:
+                assert client.say(line).code < 400
+        got = Counter(record["disposition"] for record in service.journal() if record["direction"] == "inbound")
+        assert got == {"rewrite": 2 + SPARE_BOUNCES, "quarantine": 40 - 2 - SPARE_BOUNCES}
+        assert len(next_hop.messages) == 2 + SPARE_BOUNCES
+
+
+def test_bounces_that_came_to_nothing_take_nothing_from_the_budget(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """However they ended: refused, broken off by their clients, or with another greeting."""
+    with ServiceProcess(tmp_path, next_hop.address, _BUDGET) as service:
+        send(service)
+        name = b"RCPT TO:<" + service.tagged(_JOE) + b">"
+        for number in range(24):
+            with SmtpClient(service.inbound) as client:
+                client.say(b"MAIL FROM:<>")
+                assert client.say(name).code == 250
+                if number % 4 == 0:
+                    client.say(b"EHLO again.example")
+                elif number % 4 == 1:
+                    client.say(b"DATA")
+                    client.send(b"Subject: x\r\n")
+                elif number % 4 == 2:
+                    next_hop.fail(Stage.DOT, Answer(b"550 no\r\n"))
+                    client.say(b"DATA")
+                    assert client.say(_JUNK + b".").code == 550
+                    next_hop.heal()
+        port = service.inbound[1]
+        process = psutil.Process(service.pid)
+        until(lambda: [each.laddr.port for each in process.net_connections()].count(port) == 1, "the end of clients")
+        with SmtpClient(service.inbound) as client:
+            overdraw(client, service)
 
 
 def test_workers_count_together(next_hop: RecordingNextHop, tmp_path: Path) -> None:

@@ -381,6 +381,26 @@ def test_a_message_is_looked_into_once_for_all_its_recipients(
     assert len(looks) == 1
 
 
+def test_of_many_recipients_of_a_message_some_are_looked_up(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Each look costs something, and whoever forges a bounce may name a thousand."""
+
+    async def test() -> None:
+        async with running(tmp_path, Direction.INBOUND, port(next_hop), {**AUTO, "ledger": {"enabled": True}}) as relay:
+
+            def say() -> None:
+                with SmtpClient(("127.0.0.1", relay.port)) as client:
+                    client.say(b"EHLO client.example")
+                    named = [b"user%d@example.com" % number for number in range(60)]
+                    assert client.mail(b"", named, MESSAGE).code == 250
+
+            await asyncio.to_thread(say)
+            (ended,) = (event for event in relay.events if isinstance(event, TransactionEnded))
+            looked_up = [each for each in ended.recipients if each.reason == "no tag; names no message that it answers"]
+            assert looked_up == list(ended.recipients[:50])
+
+    asyncio.run(test())
+
+
 def test_whoever_looks_on_keeps_nobody_waiting(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Several recipients share a message as ever, each with what is known of it; no rescue is used up."""
     with (

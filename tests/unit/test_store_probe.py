@@ -55,6 +55,13 @@ def test_probes_keep_their_distance(tmp_path: Path) -> None:
         b'{"version": 1, "began": "?", "outcome": null, "worked": null}',
         b'{"version": 1, "began": 0, "outcome": {}, "worked": null}',
         b'{"version": 1, "began": 0, "outcome": {"loop": "perhaps"}, "worked": null}',
+        b'{"version": 1, "began": NaN, "outcome": null, "worked": null}',
+        b'{"version": 1, "began": 0, "outcome": null, "worked": "-inf"}',
+        *(
+            b'{"version": 1, "began": 0, "worked": null, "outcome": {"loop": "broken", "reason": "", "sender": "",'
+            b' "ended": %b, "bounce_seconds": %b}}' % times
+            for times in ((b'"nan"', b"null"), (b"Infinity", b"null"), (b"1", b'"inf"'))
+        ),
     ],
 )
 def test_damage_is_told_and_never_taken_for_an_outcome(octets: bytes, tmp_path: Path) -> None:
