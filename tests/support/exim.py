@@ -1,4 +1,4 @@
-"""Debian's Exim as an oracle: it expands strings, on any day, and neither takes nor sends mail."""
+"""Debian's Exim: an oracle that expands strings, on any day; and a client, which sends a message once and is gone."""
 
 from __future__ import annotations
 
@@ -37,13 +37,17 @@ class Checked(NamedTuple):
 
 
 class Exim:
-    """The unpacked program; it is fetched if it is not there."""
+    """The unpacked program; it is fetched if it is not there.
+
+    Attributes:
+        program: the path of the command that runs it.
+    """
 
     def __init__(self) -> None:
         fetched = subprocess.run([_FETCH], capture_output=True, text=True, check=False)
         if fetched.returncode != 0:
             raise AssertionError(fetched.stderr)
-        self._program: Final = fetched.stdout.strip()
+        self.program: Final = fetched.stdout.strip()
 
     def version(self) -> str:
         """Return the first line of what Exim says of itself."""
@@ -78,12 +82,26 @@ class Exim:
         )
         return [_checked(line) for line in printed]
 
+    def submit(self, config: Path, sender: str, recipients: Iterable[str], message: bytes) -> None:
+        """Take a message as a program on this host gives it, and try to deliver it, once.
+
+        Args:
+            config: its configuration, with a spool of its own.
+            sender: whom it is from.
+            recipients: whom it is for.
+            message: header and text, line ends LF.
+        """
+        command = [self.program, "-C", str(config), "-odf", "-oi", "-f", sender, *recipients]
+        done = subprocess.run(command, input=message, capture_output=True, check=False, timeout=_SECONDS)
+        if done.returncode != 0:
+            raise AssertionError(f"Exim ended with {done.returncode}: {done.stderr!r}")
+
     def _run(self, arguments: list[str], stdin: str, day: str | None = None) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "FAKETIME"}
         if day is not None:
             environment["FAKETIME"] = f"{day} 12:00:00"
         done = subprocess.run(
-            [self._program, "-C", "/dev/null", *arguments],
+            [self.program, "-C", "/dev/null", *arguments],
             input=stdin.encode(),
             capture_output=True,
             env=environment,
