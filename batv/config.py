@@ -32,9 +32,9 @@ from batv.keyring import MAX_STEP_DAYS
 from batv.mac import Case
 from batv.pattern import Pattern
 from batv.policy import DomainPolicy, Exemption, Exemptions, Policy
-from batv.probe import ProbeSender
+from batv.probe import WORD_DIGITS, ProbeSender
 from batv.rollout import OnLoss, Plan
-from batv.signing import Style
+from batv.signing import Style, obstacle
 from batv.tag import ForeignForm, Placement, Scheme
 from batv.verdict import Disposition, Verdict
 
@@ -1034,10 +1034,9 @@ class Settings(_Section):
             if domain.exempt_senders and domain.on_bounce_with_sender is None:
                 place = f'domains."{name}".exempt_senders'
                 yield place, "mail with a sender is not judged: set on_bounce_with_sender, or leave it out"
+        yield from self._nothing_to_probe()
         policy = self.policy
-        sender, recipient = self.probe.sender, self.probe.recipient
-        if sender is not None and policy.for_domain(sender.domain) is None:
-            yield "probe.sender", f"{sender} is of no domain of yours: name an address of one that is signed"
+        recipient = self.probe.recipient
         if recipient is not None and policy.for_domain(recipient.domain) is not None:
             yield "probe.recipient", f"{recipient} is of a domain of yours: name an address at another site"
         if self.outbound is not None:
@@ -1046,6 +1045,19 @@ class Settings(_Section):
                     if policy.for_domain(name.encode()) is None:
                         place = f"outbound.client_certificates.{number}.domains"
                         yield place, f"{name} is no domain of yours: add [domains.{json.dumps(name)}]"
+
+    def _nothing_to_probe(self) -> Iterator[tuple[str, str]]:
+        """Yield why no mail of a probe is signed, by its sender alone."""
+        sender = self.probe.sender
+        if sender is None:
+            return
+        domain = self.policy.for_domain(sender.domain)
+        if domain is None:
+            yield "probe.sender", f"{sender} is of no domain of yours: name an address of one that is signed"
+            return
+        hindrance = obstacle(sender.of("0" * WORD_DIGITS), (domain.style or self.tags.style).scheme)
+        if hindrance is not None:
+            yield "probe.sender", f"mail from {sender} is not signed: {hindrance.value}: name another address"
 
     def _nowhere_to_keep(self) -> Iterator[tuple[str, str]]:
         """Yield what is of no use without a ledger to look into, or without a quarantine that keeps what is found."""

@@ -17,7 +17,10 @@ from typing import Final, Self
 from batv.address import Mailbox
 from batv.errors import AddressError
 
-__all__ = ["METRICS", "Loop", "Outcome", "ProbeSender", "Probes", "metrics"]
+__all__ = ["METRICS", "WORD_DIGITS", "Loop", "Outcome", "ProbeSender", "Probes", "metrics"]
+
+WORD_DIGITS: Final = 12
+"""Hex digits of the word in a probe's address; nobody guesses it while the bounce is waited for."""
 
 _STAR: Final = b"*"
 _PART: Final = "([0-9a-f]+)"

@@ -16,7 +16,7 @@ from batv.cli import Site
 from batv.cli.address import HERE
 from batv.cli.output import json_option, print_json, remark
 from batv.errors import ConfigError, TryAgainError
-from batv.probe import Loop, Outcome, metrics
+from batv.probe import WORD_DIGITS, Loop, Outcome, metrics
 from batv.proxy.rollout import Rollout
 from batv.report.probe import Course, Step
 from batv.report.probe import probe as probed
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from batv.config import Endpoint, InboundSettings, OutboundSettings, Settings
 
 __all__ = ["probe"]
-
-_WORD_OCTETS: Final = 6
-"""Of the word in the probe's address; nobody guesses it while the bounce is waited for."""
 
 _STATUS: Final = {Loop.WORKS: 0, Loop.INCONCLUSIVE: TryAgainError.exit_status, Loop.MISJUDGED: 1, Loop.BROKEN: 1}
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- not bound to, but read in the settings
@@ -84,9 +81,11 @@ def _course(site: Site, settings: Settings) -> Course:
         raise ConfigError("there is no [inbound]", "run this where the settings of the inbound proxy are")
     if settings.outbound is None and wanted.via is None:
         raise ConfigError("there is no [outbound]", "say with probe.via where mail of users is handed in")
-    word = secrets.token_hex(_WORD_OCTETS)
+    word = secrets.token_hex(WORD_DIGITS // 2)
+    sender = wanted.sender.of(word)
     if settings.outbound is not None:
-        _check_signed(site, settings, wanted.sender.of(word), wanted.recipient)
+        _check_signed(site, settings, sender, wanted.recipient)
+    _untagged(site, settings, sender)  # what is not judged is told before anything is sent
     return Course(
         senders=wanted.sender,
         word=word,
@@ -97,7 +96,7 @@ def _course(site: Site, settings: Settings) -> Course:
         hostname=settings.smtp.hostname or socket.gethostname(),
         journal=Path(settings.state.directory) / "journal.jsonl",
         wait_seconds=wanted.wait_seconds,
-        untagged=_untagged(site, settings, wanted.sender.of(word)),
+        untagged=lambda: _untagged(site, site.settings(), sender),
     )
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, make_msgid
 from typing import TYPE_CHECKING, Final
 
+from batv.errors import BatvError
 from batv.net.connection import NextHopFault
 from batv.net.next_hop import NextHop
 from batv.net.submission import submit
@@ -72,7 +73,8 @@ class Course:
         hostname: what we call ourselves.
         journal: the journal of both proxies, or of the inbound one.
         wait_seconds: how long the bounce may take.
-        untagged: what a bounce without a tag is to get.
+        untagged: returns what a bounce without a tag is to get now: while the bounce is waited for, a domain may come
+            further. Raises BatvError where that is not known, or where none is judged any more.
     """
 
     senders: ProbeSender
@@ -84,7 +86,7 @@ class Course:
     hostname: str
     journal: Path
     wait_seconds: float
-    untagged: Disposition
+    untagged: Callable[[], Disposition]
 
     @property
     def sender(self) -> Mailbox:
@@ -201,6 +203,10 @@ class _Probe:
         author = f"MAILER-DAEMON@{course.hostname}"
         content = self._content(author, str(course.sender), "Test of a bounce without a tag", _ABOUT_UNTAGGED)
         try:
+            wanted = course.untagged()
+        except BatvError as error:
+            return Step("untagged", Loop.INCONCLUSIVE, clean(str(error)))
+        try:
             said = (await submit(self._inbound, b"<>", [path], content)).last
         except NextHopFault as fault:
             return Step("untagged", Loop.INCONCLUSIVE, clean(f"the inbound proxy {course.inbound}: {fault}"))
@@ -210,8 +216,8 @@ class _Probe:
         if record is None:
             return Step("untagged", Loop.INCONCLUSIVE, f"{course.journal} does not have it: {_text(said)}")
         got = _word(record, "disposition")
-        if got != course.untagged.value:
-            found = f"{got}, and not {course.untagged}: {_word(record, 'reason')}: {_text(said)}"
+        if got != wanted.value:
+            found = f"{got}, and not {wanted}: {_word(record, 'reason')}: {_text(said)}"
             return Step("untagged", Loop.MISJUDGED, found)
         return Step("untagged", Loop.WORKS, f"{got}, as it is to be: {_text(said)}")
 

@@ -186,6 +186,26 @@ def test_a_bounce_without_a_tag_is_to_get_what_its_domain_has_come_to(
     assert (progress.phase, progress.evidence, progress.broken) == (phase, Evidence(), False)
 
 
+def test_a_domain_that_goes_on_while_the_bounce_is_waited_for_is_not_misjudged(
+    hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """That may take an hour, and what a bounce without a tag is to get is what it is then."""
+    state = tmp_path / "var"
+    state.mkdir(mode=0o700)
+    store = RolloutStore(state)
+    store.change(lambda _: {"example.com": Progress(Phase.OBSERVE, today(), today() + -90)})
+
+    def go_on_and_bounce(service: ServiceProcess, message: Message) -> None:
+        store.change(lambda _: {"example.com": Progress(Phase.QUARANTINE, today(), today() + -90)})
+        service.wait_for_log(r"rollout: domain=example\.com, phase=quarantine")
+        bounce(service, message)
+
+    with ServiceProcess(tmp_path, hop.address, f'rollout = "auto"\n{PROBE}') as service:
+        found = run(service, hop, go_on_and_bounce)
+    assert found.fields["loop"] == "works", found
+    assert found.found("untagged").startswith("quarantine, as it is to be: ")
+
+
 def test_the_message_says_what_it_is_and_comes_from_an_address_of_its_own(
     hop: RecordingNextHop, tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ def listen(batv: Command, side: str, lines: str) -> None:
         (
             PROBE,
             PROBE.replace("probe+", "probe" * 10) + "[ledger]\nenabled = true\n",
-            " is not signed: local part too long for a tag: name others in probe.sender and probe.recipient\n",
+            " is not signed: local part too long for a tag: name another address\n",
         ),
         (
             PROBE,

@@ -702,6 +702,12 @@ def test_rescue_needs_a_ledger() -> None:
         ("sender", '"probe@example.com"', "sender: write one star in the local part, as in probe+*@example.com"),
         ("sender", "7", "sender: write an address with a star in quotes"),
         ("sender", '"probe+*@other.example"', "sender: probe+*@other.example is of no domain of yours"),
+        (
+            "sender",
+            f'"{"p" * 37}*@example.com"',
+            f"sender: mail from {'p' * 37}*@example.com is not signed: local part too long for a tag: name another",
+        ),
+        ("sender", '"probe%*@example.com"', "sender: mail from probe%*@example.com is not signed: local part with a"),
         ("recipient", '"nobody"', "recipient: 'nobody' is no mail address"),
         ("recipient", "7", "recipient: write an address in quotes"),
         ("recipient", '"nobody@b\u00fccher.example"', "recipient: write it in ASCII"),
@@ -715,6 +721,13 @@ def test_a_probe_that_could_not_be_made_is_refused(option: str, value: str, said
     options = {"sender": '"probe+*@example.com"', "recipient": '"nobody@remote.example"', option: value}
     (line,) = errors_of(text_of(*(("probe", name, found) for name, found in options.items())))
     assert f"probe.{said}" in line
+
+
+def test_a_probe_s_sender_may_be_as_long_as_a_tag_leaves_room() -> None:
+    """With the word that stands for the star."""
+    sender = f'"{"p" * 36}*@example.com"'
+    probe = parsed(text_of(("probe", "sender", sender), ("probe", "recipient", '"nobody@remote.example"'))).probe
+    assert probe.sender is not None
 
 
 @pytest.mark.parametrize(("option", "other"), [("sender", "recipient"), ("recipient", "sender")])
