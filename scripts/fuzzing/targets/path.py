@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batv.address import Mailbox
 from batv.errors import AddressError, PathError
-from batv.smtp.path import MailArgument, RcptArgument, parse_mail, parse_rcpt
+from batv.smtp.path import MAX_PATH_OCTETS, MailArgument, RcptArgument, parse_mail, parse_rcpt
 from tests.support import reference
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def _check_argument(
         return
     # What is sent in its place: the other mailbox, and the same route.
     keyword = octets[: octets.index(b":") + 1]
-    changed = read(keyword + path.with_mailbox(_OTHER).octets + found.parameters)
-    assert changed is not None
-    assert (changed.local, changed.domain) == (_OTHER.local, _OTHER.domain)
-    assert changed.parameters == wanted.parameters
+    said = keyword + path.with_mailbox(_OTHER).octets
+    if len(said) <= MAX_PATH_OCTETS:  # what is sent may be longer than what is taken
+        changed = read(said + found.parameters)
+        assert changed is not None
+        assert (changed.local, changed.domain) == (_OTHER.local, _OTHER.domain)
+        assert changed.parameters == wanted.parameters
     assert path.with_mailbox(mailbox).octets == path.octets
 
 
