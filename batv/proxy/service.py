@@ -207,8 +207,14 @@ class Service:
             UnavailableError: an address is taken, or is not ours.
         """
         self.clock_doubt()
-        for proxy in self._proxies:
-            await self._listen(proxy, _places(self._listener_settings(self._settings, proxy.direction)))
+        self._begin_ledger()
+        try:
+            for proxy in self._proxies:
+                await self._listen(proxy, _places(self._listener_settings(self._settings, proxy.direction)))
+        except BatvError:
+            if self._ledger is not None:
+                self._ledger.close()
+            raise
         if self._shared is None:
             self._notice(Level.INFO, "ready", keys=self._keys.store.directory)
 
@@ -283,6 +289,7 @@ class Service:
         # What was asked of the old lists comes to its end by itself.
         self._blocklists = blocklists
         before_ledger, self._ledger = self._ledger, self._open_ledger(settings, keys.store)
+        self._begin_ledger()
         if journal is not None:
             self._journal.close()
             self._journal = journal
@@ -460,16 +467,18 @@ class Service:
         except (BatvError, FileNotFoundError) as error:
             self._notice(Level.ERROR, "ledger not opened: no reply is rescued", cause=error)
             return None
-        ledger = Ledger(
+        return Ledger(
             Path(settings.state.directory) / "ledger",
             secret,
             lambda: Day.at(self._clock()),
             LedgerLimits(options.keep_days, options.max_octets, options.max_rescues, options.max_bounces_per_recipient),
             lambda domain: policy.for_domain(domain) is not None,
         )
-        if Direction.OUTBOUND in self._directions:
-            ledger.begin()
-        return ledger
+
+    def _begin_ledger(self) -> None:
+        """Let the ledger have a mark, if mail is to be noted there that leaves."""
+        if self._ledger is not None and Direction.OUTBOUND in self._directions:
+            self._ledger.begin()
 
     def _open_blocklists(self, settings: Settings) -> Blocklists | None:
         if not settings.dnsbl.zones or Direction.INBOUND not in self._directions:

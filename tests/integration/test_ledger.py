@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
@@ -217,6 +219,42 @@ def test_a_service_that_is_killed_leaves_nobody_without_bounces(next_hop: Record
             assert bounce(service, _LONG.replace(b"joe", b"ann")) == ("not-judged", "pass")
         assert ("the record of unsigned mail begins anew: processes=1" in service.log) is told
     assert not list(tmp_path.glob("var/ledger/*.mark"))
+
+
+def test_a_stop_while_the_disk_is_full_leaves_nobody_without_bounces(
+    next_hop: RecordingNextHop, tmp_path: Path
+) -> None:
+    """What it could not write is on no record either."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
+        pass
+    record_begun(tmp_path, 9)
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG) == ("untagged", "discard")
+        octets = service.journal_path.stat().st_size + 4096
+        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (octets, octets))  # to its end
+        assert send(service, sender=_LONG).startswith(b"250")
+        service.wait_for_log(r"ERROR: ledger fails")
+        service.stop()
+        assert service.wait() == 0
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG) == ("not-judged", "pass")
+
+
+def test_a_start_that_fails_loses_no_record(next_hop: RecordingNextHop, tmp_path: Path) -> None:
+    """Somebody else has the port: nothing was noted, and nothing can be lost."""
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
+        pass
+    record_begun(tmp_path, 9)
+    with socket.socket() as taken, ServiceProcess(tmp_path, next_hop.address) as service:
+        service.stop()
+        service.wait()
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service.configure(_LEDGER, listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        service.start()
+        assert service.wait() == 69
+    with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
+        assert bounce(service, _LONG) == ("untagged", "discard")
 
 
 def test_a_worker_that_is_killed_leaves_nobody_without_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
