@@ -261,7 +261,6 @@ def test_without_the_ledger_the_domain_s_disposition_stands(next_hop: RecordingN
         with SmtpClient(service.inbound) as client:
             assert client.mail(b"", [_JOE], reply()).text == _DONE
             assert last(service) == ("untagged", "discard", "no tag; answers nothing that this recipient has sent")
-            folder.mkdir()
             (folder / f"{service.journal()[0]['time'][:10]}.sqlite3").write_bytes(b"no database" * 1000)
             assert client.mail(b"", [_JOE], reply()).text == _DONE
             assert last(service) == ("untagged", "discard", "no tag; the ledger cannot be asked")
