@@ -316,7 +316,11 @@ class Ledger:
             if full or self._closing.is_set():
                 self._dropped += 1
                 return False
-            self._waiting.setdefault(day, _Rows()).add(rows)
+            before = self._waiting.get(day)
+            if before is None:
+                self._waiting[day] = rows
+            else:
+                before.add(rows)
             if self._writer is None:
                 writer = Thread(target=self._write_on, name="ledger", daemon=True)
                 try:
