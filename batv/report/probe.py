@@ -48,6 +48,15 @@ __all__ = ["Course", "Step", "probe"]
 _LOOK_SECONDS: Final = 0.2
 """Between two looks into the journal."""
 
+_SAME_RINGS: Final = "give both proxies the same key rings"
+_REMEDIES: Final = {
+    Verdict.UNTAGGED.word: "let this mail leave by the outbound proxy; if it did, the other site bounces to the address "
+    "in the header, or a server on the way takes tags off",
+    Verdict.UNKNOWN_KEY.word: _SAME_RINGS,
+    Verdict.BAD_SIGNATURE.word: _SAME_RINGS,
+}
+"""What to do about a bounce that came home in another way than it should, by its verdict."""
+
 _ABOUT: Final = (
     "This message tests whether bounces come home to the site that sent it. Its\r\n"
     "recipient does not exist, and the bounce is what is wanted. Nobody need read or\r\n"
@@ -236,7 +245,9 @@ class _Probe:
         found = f"{verdict}, {disposition}, from {_word(record, 'client')}, after {seconds:.0f} s"
         if (verdict, disposition) == (Verdict.VALID.word, Disposition.REWRITE.word) and reply.startswith("2"):
             return Step("bounce", Loop.WORKS, found, round(seconds, 3))
-        return Step("bounce", Loop.BROKEN, f"{found}: {_word(record, 'reason')}: {reply}", round(seconds, 3))
+        remedy = _REMEDIES.get(verdict)
+        why = ": ".join([found, _word(record, "reason"), reply, *([remedy] if remedy else [])])
+        return Step("bounce", Loop.BROKEN, why, round(seconds, 3))
 
     def _is_ours(self, record: Mapping[str, object]) -> bool:
         """Whether a record is of a message that came to the address of this probe."""

@@ -256,6 +256,7 @@ def test_mail_that_leaves_by_another_way_is_a_broken_loop(
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert "signed" not in found.results
     assert found.found("bounce").startswith(f"untagged, {on_forged}, from 127.0.0.1, after ")
+    assert "let this mail leave by the outbound proxy" in found.fields["reason"]
 
 
 def test_mail_that_is_left_unsigned_is_a_broken_loop(hop: RecordingNextHop, tmp_path: Path) -> None:
@@ -274,6 +275,7 @@ def test_a_verifier_with_another_key_is_a_broken_loop(hop: RecordingNextHop, tmp
         found = run(service, hop, revoke_and_bounce)
     assert (found.status, found.fields["loop"]) == (1, "broken")
     assert found.found("bounce").startswith("unknown-key, discard, from 127.0.0.1, after ")
+    assert found.found("bounce").endswith("give both proxies the same key rings")
     assert found.fields["bounce_seconds"] > 0
     assert LOST not in found.err  # the bounce has come
 
