@@ -50,8 +50,8 @@ _LOOK_SECONDS: Final = 0.2
 
 _SAME_RINGS: Final = "give both proxies the same key rings"
 _REMEDIES: Final = {
-    Verdict.UNTAGGED.word: "let this mail leave by the outbound proxy; if it did, the other site bounces to the address "
-    "in the header, or a server on the way takes tags off",
+    Verdict.UNTAGGED.word: "let this mail leave by the outbound proxy; if it did, the other site bounces to the"
+    " address in the header, or a server on the way takes tags off",
     Verdict.UNKNOWN_KEY.word: _SAME_RINGS,
     Verdict.BAD_SIGNATURE.word: _SAME_RINGS,
 }
