@@ -85,7 +85,7 @@ def test_a_fault_is_found_and_what_shows_it_is_kept(name: str, tmp_path: Path) -
     text = (copy / file).read_text(encoding="utf-8")
     assert text.count(right) == 1
     (copy / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    command = [sys.executable, "-m", "scripts.fuzzing", "--seconds", "60", "--folder", str(found), name]
+    command = [sys.executable, "-m", "scripts.fuzzing", "--seconds", "60", "--seed", "1", "--folder", str(found), name]
     run = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "AssertionError" in run.stderr

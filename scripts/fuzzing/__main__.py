@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("scripts/fuzz", description="Feed the parsers with octets made to break them.")
     parser.add_argument("targets", metavar="TARGET", nargs="*", help=f"of {', '.join(NAMES)}; all of them unless named")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="from which each run does the same anew (0: by chance)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="a run does the same as the one before with this (0: by chance)"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at once (%(default)s)")
     parser.add_argument(
         "--folder",
@@ -66,8 +69,10 @@ def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> bool:
     corpus.mkdir(parents=True, exist_ok=True)
     crashes.mkdir(parents=True, exist_ok=True)
     command = [
+        *(_fixed_addresses() if seed else ()),
         *(sys.executable, "-m", "scripts.fuzzing.one", name),
         f"-max_total_time={seconds}",
+        "-reload=0",  # nobody else puts files into the corpus, and to look for them takes its time
         f"-seed={seed}",
         f"-max_len={_LONGEST_OCTETS}",
         f"-timeout={_SLOWEST_SECONDS}",
@@ -77,7 +82,8 @@ def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> bool:
     ]
     # libFuzzer ends the process where it stands, with files of the proxies left behind.
     with tempfile.TemporaryDirectory() as scratch:
-        environment = os.environ | {"TMPDIR": scratch, "PYTHONPATH": str(_ROOT)}
+        order = str(seed) if seed else "random"
+        environment = os.environ | {"TMPDIR": scratch, "PYTHONPATH": str(_ROOT), "PYTHONHASHSEED": order}
         run = subprocess.run(
             command, cwd=_ROOT, env=environment, capture_output=True, text=True, errors="replace", check=False
         )
@@ -90,6 +96,15 @@ def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> bool:
     print(f"{name}: failed: {kept[1] if kept is not None else 'no input was kept'}", flush=True)
     print("\n".join(shown[-_SHOWN_LINES:]), file=sys.stderr, flush=True)
     return False
+
+
+def _fixed_addresses() -> list[str]:
+    """Return what goes before a command that is to do the same each time; what it does goes by addresses, too."""
+    setarch = shutil.which("setarch")
+    command = [setarch, "--addr-no-randomize"] if setarch is not None else []
+    # Some containers do not allow it.
+    allowed = bool(command) and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if allowed else []
 
 
 if __name__ == "__main__":
