@@ -161,9 +161,9 @@ def message_ids_in(value: bytes) -> tuple[bytes, ...]:
     """Return the ids that a field names, without brackets; one without brackets where it has no other."""
     value = value[:_VALUE_OCTETS]
     found = [_SPACE.sub(b"", match) for match in _BRACKETED.findall(value)[:_MAX_IDS]]
-    bare = value.strip().strip(b"<>")
-    if not found and bare and not _SPACE.search(bare):
-        found = [bare]
+    if not found:
+        bare = value.strip().strip(b"<>")
+        found = [bare] if not _SPACE.search(bare) else []
     return tuple(each for each in dict.fromkeys(found) if each)
 
 

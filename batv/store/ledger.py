@@ -265,7 +265,7 @@ class Ledger:
             senders: addresses that replies to it may go to.
             recipients: addresses that it was sent to.
         """
-        own = {address for each in senders if self._ours((address := fold(each)).rpartition(b"@")[2])}
+        own = {address for address in {fold(each) for each in senders} if self._ours(address.rpartition(b"@")[2])}
         if not own:
             return
         if not message_id:
