@@ -8,16 +8,15 @@ Source: RFC 3834 section 5 (auto-generated), RFC 2369 and 2919 (mailing lists), 
 
 from __future__ import annotations
 
-from email.message import EmailMessage
-from email.policy import SMTP
 from typing import TYPE_CHECKING, Final
 
 from batv.corpus.dialects import DIALECTS
-from batv.corpus.dialects.report import mixed, rendered, text_part
+from batv.corpus.dialects.report import begun, mixed, rendered, text_part
 from batv.corpus.letters import boundary, date_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from email.message import EmailMessage
 
     from batv.corpus.dialects.report import Report
 
@@ -75,13 +74,7 @@ def _other_report(report: Report, kind: str, part: str, text: str) -> bytes:
 
 
 def _begin(report: Report, subject: str) -> EmailMessage:
-    message = EmailMessage(policy=SMTP)
-    message["Date"] = date_text(report.now, report.rng)
-    message["From"] = f"<no-reply@{report.host}>"
-    message["To"] = f"<{report.to}>"
-    message["Subject"] = subject
-    message["Message-ID"] = f"<{report.message_id}@{report.host}>"
-    return message
+    return begun(report, f"<no-reply@{report.host}>", subject)
 
 
 NOTICES: Final[dict[str, Callable[[Report], bytes]]] = {

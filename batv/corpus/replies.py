@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from typing import TYPE_CHECKING, Final
 
-from batv.corpus.dialects.report import message_part, mixed, rendered, status_part, text_part
+from batv.corpus.dialects.report import begun, message_part, mixed, rendered, status_part, text_part
 from batv.corpus.letters import boundary, date_text, token
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ def _list(report: Report) -> bytes:
 
 
 def _begin(report: Report, subject: str) -> EmailMessage:
-    message = EmailMessage(policy=SMTP)
-    message["Date"] = date_text(report.now, report.rng)
-    message["From"] = f"<{report.recipient}>"
-    message["To"] = f"<{report.to}>"
-    message["Subject"] = subject
-    message["Message-ID"] = f"<{report.message_id}@{report.host}>"
+    message = begun(report, f"<{report.recipient}>", subject)
     message["In-Reply-To"] = report.letter.message_id
     return message
 

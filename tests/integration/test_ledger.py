@@ -176,12 +176,13 @@ def bounce(service: ServiceProcess, recipient: bytes) -> tuple[str, str]:
     return record["verdict"], record["disposition"]
 
 
-def record_begun(folder: Path, days_ago: int) -> None:
-    """Let a ledger begin in the past: a message was noted on that day."""
+def record_begun(next_hop: RecordingNextHop, folder: Path, days_ago: int = 9) -> None:
+    """Let the ledger of a service have begun in the past: a message was noted on that day."""
+    with ServiceProcess(folder, next_hop.address, _LEDGER):
+        pass
     begun = today() + -days_ago
     secret = RingStore(folder / "keys").ledger_secret()
     old = Ledger(folder / "var/ledger", secret, lambda: begun, LedgerLimits(), b"example.com".__eq__)
-    (folder / "var").mkdir(exist_ok=True)
     old.note(b"old@example.com", (b"ann@example.com",), (b"bob@peer.example",))
     old.close()
 
@@ -190,9 +191,7 @@ def test_of_addresses_too_long_for_a_tag_those_on_record_get_their_bounces(
     next_hop: RecordingNextHop, tmp_path: Path
 ) -> None:
     """From the moment that their mail is taken, and after a restart; a forged address that is as long does not pass."""
-    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
-        pass
-    record_begun(tmp_path, 9)
+    record_begun(next_hop, tmp_path)
     with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
         assert bounce(service, _LONG) == ("untagged", "discard")
         assert send(service, sender=_LONG).startswith(b"250")
@@ -205,9 +204,7 @@ def test_of_addresses_too_long_for_a_tag_those_on_record_get_their_bounces(
 
 def test_a_service_that_is_killed_leaves_nobody_without_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """What it had noted a moment before may be on no record: nobody's bounces are judged by it for a while."""
-    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
-        pass
-    record_begun(tmp_path, 9)
+    record_begun(next_hop, tmp_path)
     with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
         assert bounce(service, _LONG) == ("untagged", "discard")
         assert send(service, sender=_LONG).startswith(b"250")
@@ -225,9 +222,7 @@ def test_a_stop_while_the_disk_is_full_leaves_nobody_without_bounces(
     next_hop: RecordingNextHop, tmp_path: Path
 ) -> None:
     """What it could not write is on no record either."""
-    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
-        pass
-    record_begun(tmp_path, 9)
+    record_begun(next_hop, tmp_path)
     with ServiceProcess(tmp_path, next_hop.address, _LEDGER) as service:
         assert bounce(service, _LONG) == ("untagged", "discard")
         octets = service.journal_path.stat().st_size + 4096
@@ -242,9 +237,7 @@ def test_a_stop_while_the_disk_is_full_leaves_nobody_without_bounces(
 
 def test_a_start_that_fails_loses_no_record(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """Somebody else has the port: nothing was noted, and nothing can be lost."""
-    with ServiceProcess(tmp_path, next_hop.address, _LEDGER):
-        pass
-    record_begun(tmp_path, 9)
+    record_begun(next_hop, tmp_path)
     with socket.socket() as taken, ServiceProcess(tmp_path, next_hop.address) as service:
         service.stop()
         service.wait()
@@ -260,9 +253,7 @@ def test_a_start_that_fails_loses_no_record(next_hop: RecordingNextHop, tmp_path
 def test_a_worker_that_is_killed_leaves_nobody_without_bounces(next_hop: RecordingNextHop, tmp_path: Path) -> None:
     """From that moment on, whoever else serves; and after another one is in its place."""
     settings = _LEDGER + "[smtp]\nworkers = 2\n"
-    with ServiceProcess(tmp_path, next_hop.address, settings):
-        pass
-    record_begun(tmp_path, 9)
+    record_begun(next_hop, tmp_path)
     with ServiceProcess(tmp_path, next_hop.address, settings) as service:
         assert bounce(service, _LONG) == ("untagged", "discard")
         victim = psutil.Process(service.pid).children()[0]
@@ -282,7 +273,7 @@ def test_bounces_to_addresses_too_long_for_a_tag_pass_where_nothing_is_known(
 ) -> None:
     """What left before, by another host or on a day that cannot be read has bounces too."""
     service = ServiceProcess(tmp_path, next_hop.address, _LEDGER)
-    record_begun(tmp_path, 8 if why == "record too young" else 9)
+    record_begun(next_hop, tmp_path, 8 if why == "record too young" else 9)
     if why == "no ledger":
         service.configure("")
     elif why == "leave":

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.generator import BytesGenerator
-from email.message import Message, MIMEPart
-from email.policy import compat32
+from email.message import EmailMessage, Message, MIMEPart
+from email.policy import SMTP, compat32
 from enum import Enum
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
@@ -30,6 +30,7 @@ __all__ = [
     "Dialect",
     "Fields",
     "Report",
+    "begun",
     "encoded",
     "head",
     "header_text",
@@ -196,6 +197,17 @@ def encoded(text: str, kind: str, description: str = "") -> Message:
     found = head((*described, ("Content-Type", kind), ("Content-Transfer-Encoding", "quoted-printable")))
     found.set_payload(part.get_payload())
     return found
+
+
+def begun(report: Report, author: str, subject: str) -> EmailMessage:
+    """Return a message that is no report, about what a report tells of: the header that every message has."""
+    message = EmailMessage(policy=SMTP)
+    message["Date"] = date_text(report.now, report.rng)
+    message["From"] = author
+    message["To"] = f"<{report.to}>"
+    message["Subject"] = subject
+    message["Message-ID"] = f"<{report.message_id}@{report.host}>"
+    return message
 
 
 def rendered(message: Message, *, line_end: str = "\r\n") -> bytes:
