@@ -437,7 +437,8 @@ class KeyRings:
         if ring is None:
             raise NoSigningKeyError(
                 f"there is no key ring for {_shown(domain)}",
-                f"make one with 'batv key new', or one for this domain alone with 'batv key new{_option(domain)}'",
+                f"make one with 'batv key new', or one for this domain alone with 'batv key new{_option(domain)}'; if"
+                " one was lost, restore it from a backup: bounces of mail that it signed are good with it alone",
             )
         return ring
 
